@@ -1,0 +1,142 @@
+"""What every test may ask for: a real private server, a key prefix of its own, a plain client.
+
+`server` runs a test once per kind of server this machine has (`--servers=first`
+keeps to the preferred one).  Tests that harm a server make their own with
+`make_server`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers import KINDS, Kind, Server, available, version_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis import Redis
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose its servers."""
+    parser.addoption(
+        "--servers",
+        default="all",
+        choices=["all", "first", *KINDS],
+        help="which servers `server` stands for: all that are here (default), the first, or one",
+    )
+
+
+def pytest_report_header() -> list[str]:
+    """Say which core and which servers the run uses."""
+    return [f"bananas core: {_core()}", *(f"server {version_line(kind)}" for kind in KINDS)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `server` once on each chosen kind."""
+    if "_server_kind" in metafunc.fixturenames:
+        kinds = _chosen(metafunc.config)
+        none = pytest.param(None, marks=pytest.mark.skip("no server on this machine"), id="none")
+        metafunc.parametrize("_server_kind", kinds or [none], scope="session")
+
+
+def _chosen(config: pytest.Config) -> list[Kind]:
+    choice, here = config.getoption("--servers"), available()
+    if choice == "all":
+        return here
+    return here[:1] if choice == "first" else [kind for kind in here if kind == choice]
+
+
+def _core() -> str:
+    try:
+        from bananas.speedups import COMPILED  # noqa: PLC0415 - a broken build is reported, not fatal
+    except ImportError as failure:
+        return f"not importable ({failure})"
+    if COMPILED:
+        return "compiled"
+    return "pure Python (BANANAS_PURE)" if os.environ.get("BANANAS_PURE") else "pure Python"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Run async tests on the loop that production runs on."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[dict[str, Server]]:
+    running: dict[str, Server] = {}
+    yield running
+    for server in running.values():
+        server.discard()
+
+
+@pytest.fixture
+def server(_server_kind: Kind, _servers: dict[str, Server]) -> Server:
+    """Return a running server, one per kind for the whole run; do it no harm."""
+    if _server_kind not in _servers:
+        _servers[_server_kind] = Server(_server_kind).start()
+    return _servers[_server_kind]
+
+
+@pytest.fixture
+def server_kind(_server_kind: Kind) -> Kind:
+    """Return the kind of server the test is run on; makes it run once per kind."""
+    return _server_kind
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., Server]]:
+    """Return a maker of started servers that the test may kill, freeze and restart.
+
+    Its arguments are those of `Server`; `kind` is the preferred one unless given.
+    """
+    made: list[Server] = []
+
+    def make(kind: Kind | None = None, **options: Any) -> Server:  # noqa: ANN401 - Server's own
+        here = available()
+        if not here:
+            pytest.skip("no server on this machine")
+        server = Server(kind or here[0], **options)
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.discard()
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator[Redis]:
+    """Return a plain sync client of `server`: RESP2, bytes, no retries."""
+    client = server.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return a key prefix that no other test has; what lies under it is removed afterwards."""
+    server: Server | None = None
+    if "server" in request.fixturenames:
+        server = request.getfixturevalue("server")
+    mine = f"t{uuid.uuid4().hex[:12]}"
+    yield mine
+    if server is not None:
+        with server.client() as client:
+            for keys in _batches(client, f"{mine}:*"):
+                client.unlink(*keys)
+
+
+def _batches(client: Redis, pattern: str) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for key in client.scan_iter(pattern, count=1000):
+        batch.append(key)
+        if len(batch) == 1000:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
