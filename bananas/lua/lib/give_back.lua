@@ -1,0 +1,43 @@
+-- include: lib/place_of.lua
+-- include: lib/wake.lua
+-- give_back: return up to `limit` ids of some leases to the front of their queues.
+-- Reads everything first; the first write is a removal, so that it works at maxmemory.
+-- `placed` maps ids whose record does not tell its place to one that the caller read.
+-- Returns the ids moved and the ids left because their place is not known.
+local function give_back(prefix, epoch_leases, requests, limit, placed)
+  local moved, unplaced, by_lease, by_place = {}, {}, {}, {}
+  for _, request in ipairs(requests) do
+    if #moved + #unplaced >= limit then break end
+    local lease = prefix .. ':queue:processing:lease:' .. request
+    local ids = redis.call('SRANDMEMBER', lease, limit - #moved - #unplaced)
+    local leaving = {}
+    for _, id in ipairs(ids) do
+      local place = placed[id] or place_of(prefix .. ':job:' .. id)
+      if place then
+        leaving[#leaving + 1] = id
+        moved[#moved + 1] = id
+        by_place[place] = by_place[place] or {}
+        table.insert(by_place[place], id)
+      else
+        unplaced[#unplaced + 1] = id
+      end
+    end
+    by_lease[#by_lease + 1] = {request, lease, leaving}
+  end
+  for place in pairs(by_place) do
+    redis.call('LLEN', prefix .. ':' .. place)
+    redis.call('LLEN', prefix .. ':' .. place .. ':wake')
+  end
+
+  for _, leaving in ipairs(by_lease) do
+    if #leaving[3] > 0 then redis.call('SREM', leaving[2], unpack(leaving[3])) end
+    if redis.call('EXISTS', leaving[2]) == 0 then redis.call('SREM', epoch_leases, leaving[1]) end
+  end
+  for place, ids in pairs(by_place) do
+    -- ids are time-ordered: the oldest is pushed last and taken first
+    table.sort(ids, function(a, b) return a > b end)
+    redis.call('RPUSH', prefix .. ':' .. place, unpack(ids))
+    wake(prefix .. ':' .. place .. ':wake')
+  end
+  return moved, unplaced
+end

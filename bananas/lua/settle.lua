@@ -1,0 +1,189 @@
+-- settle: end or pass on jobs of one lease, each by its own outcome; only what is still leased counts.
+--
+-- KEYS[1] lease          SET    ids leased by the request that is the token
+-- KEYS[2] epoch_leases   SET    requests whose leases the epoch holds
+-- KEYS[3] counters       HASH   transition -> count
+-- KEYS[4] scheduled      ZSET   id -> due, unix s
+-- KEYS[5] dead           ZSET   id -> failed at, unix s
+-- KEYS[6] crashes        HASH   id -> processes it killed
+-- KEYS[7] cancelled      SET    cancelled ids that were still in a list
+-- KEYS[8..] rest         mixed  a record key (STRING) a job in their order; then per `pass` section
+--                               its list (LIST) and wake marker (LIST); then result keys (HASH)
+-- ARGV[1] request        id     the token
+-- ARGV[2] jobs           count  jobs in this call, 1..500, no id twice
+-- ARGV[3..] rest         mixed  the ids; then sections that take the jobs in order, each
+--                               (op, count, …):
+--          drop    -                     completed, its record deleted
+--          keep    ttl s, record…        completed, its record kept for a while
+--          later   counter, (+ms, record)…  scheduled again, counted under that name
+--          fail    ttl s, record…        failed, into the dead-letter queue
+--          pass    end                   to another list: R its front (given back), L its back (routed)
+--          lapse   ttl s, record…        expired before it began; ttl 0 = record deleted
+--          forget  ttl s                 was cancelled while it waited: counted then, gone now
+--        then notes on jobs by their number: (foreign, count, number…): accepted by this settle;
+--        (result, count, (number, ttl s, channel, message, fields, field, value…)…)
+--
+-- returns the numbers of the jobs that this token no longer holds: nothing was done for those
+-- moves   processing -> completed | scheduled | failed | pending | expired
+-- cost    O(jobs)
+-- include: lib/now.lua
+-- include: lib/wake.lua
+local jobs = tonumber(ARGV[2])
+local held = redis.call('SMISMEMBER', KEYS[1], unpack(ARGV, 3, 2 + jobs))
+local stale = {}
+for job = 1, jobs do
+  if held[job] == 0 then stale[#stale + 1] = job end
+end
+if #stale == jobs then return stale end
+local all = #stale == 0
+
+-- every key is read before the first write
+redis.call('SCARD', KEYS[2])
+redis.call('HLEN', KEYS[3])
+redis.call('ZCARD', KEYS[4])
+redis.call('ZCARD', KEYS[5])
+redis.call('SCARD', KEYS[7])
+local crashed = redis.call('HLEN', KEYS[6]) > 0
+local list = 8 + jobs
+local at = 3 + jobs
+local lists = 0
+while ARGV[at] do
+  local op, count = ARGV[at], tonumber(ARGV[at + 1])
+  at = at + 2
+  if op == 'keep' or op == 'fail' or op == 'lapse' then at = at + 1 + count
+  elseif op == 'later' then at = at + 1 + 2 * count
+  elseif op == 'forget' then at = at + 1
+  elseif op == 'pass' then
+    redis.call('LLEN', KEYS[list + 2 * lists])
+    redis.call('LLEN', KEYS[list + 2 * lists + 1])
+    lists = lists + 1
+    at = at + 1
+  elseif op == 'foreign' then at = at + count
+  elseif op == 'result' then
+    for _ = 1, count do at = at + 5 + tonumber(ARGV[at + 4]) end
+  end
+end
+local result = list + 2 * lists
+
+-- the lease first: a removal, allowed at maxmemory, and it lifts the refusal for what follows
+redis.call('SREM', KEYS[1], unpack(ARGV, 3, 2 + jobs))
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end
+
+local moved = {}
+local function count_up(name, by) moved[name] = (moved[name] or 0) + by end
+
+local function in_section(job, count)
+  if all then return count end
+  local n = 0
+  for i = job, job + count - 1 do n = n + held[i] end
+  return n
+end
+
+local now
+local job = 1
+at = 3 + jobs
+while ARGV[at] do
+  local op, count = ARGV[at], tonumber(ARGV[at + 1])
+  local first = job
+  at = at + 2
+  if op == 'drop' then
+    if all then
+      redis.call('DEL', unpack(KEYS, 7 + job, 6 + job + count))
+    else
+      for i = job, job + count - 1 do
+        if held[i] == 1 then redis.call('DEL', KEYS[7 + i]) end
+      end
+    end
+    if crashed then redis.call('HDEL', KEYS[6], unpack(ARGV, 2 + job, 1 + job + count)) end
+    count_up('completed', in_section(job, count))
+    job = job + count
+  elseif op == 'keep' then
+    for i = 1, count do
+      if held[job] == 1 then
+        redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
+        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+      end
+      job = job + 1
+    end
+    at = at + 1 + count
+    count_up('completed', in_section(first, count))
+  elseif op == 'later' then
+    now = now or now_ms()
+    for i = 1, count do
+      if held[job] == 1 then
+        local due = (now + tonumber(ARGV[at + 2 * i - 1])) / 1000
+        redis.call('ZADD', KEYS[4], string.format('%.6f', due), ARGV[2 + job])
+        redis.call('SET', KEYS[7 + job], ARGV[at + 2 * i])
+      end
+      job = job + 1
+    end
+    count_up(ARGV[at], in_section(first, count))
+    at = at + 1 + 2 * count
+  elseif op == 'fail' then
+    now = now or now_ms()
+    local score = string.format('%.6f', now / 1000)
+    for i = 1, count do
+      if held[job] == 1 then
+        redis.call('ZADD', KEYS[5], score, ARGV[2 + job])
+        redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
+        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+      end
+      job = job + 1
+    end
+    at = at + 1 + count
+    count_up('failed', in_section(first, count))
+  elseif op == 'pass' then
+    local side = ARGV[at] == 'L' and 'LPUSH' or 'RPUSH'
+    for _ = 1, count do
+      if held[job] == 1 then redis.call(side, KEYS[list], ARGV[2 + job]) end
+      job = job + 1
+    end
+    wake(KEYS[list + 1])
+    list = list + 2
+    at = at + 1
+    count_up(side == 'LPUSH' and 'routed' or 'released', in_section(first, count))
+  elseif op == 'lapse' then
+    for i = 1, count do
+      if held[job] == 1 then
+        if ARGV[at] == '0' then
+          redis.call('DEL', KEYS[7 + job])
+        else
+          redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
+        end
+      end
+      job = job + 1
+    end
+    at = at + 1 + count
+    count_up('expired', in_section(first, count))
+  elseif op == 'forget' then
+    for _ = 1, count do
+      if held[job] == 1 then
+        redis.call('SREM', KEYS[7], ARGV[2 + job])
+        redis.call('EXPIRE', KEYS[7 + job], ARGV[at])
+      end
+      job = job + 1
+    end
+    at = at + 1
+  elseif op == 'foreign' then
+    local n = 0
+    for i = 0, count - 1 do n = n + held[tonumber(ARGV[at + i])] end
+    count_up('accepted', n)
+    at = at + count
+  elseif op == 'result' then
+    for _ = 1, count do
+      local fields = tonumber(ARGV[at + 4])
+      if held[tonumber(ARGV[at])] == 1 then
+        redis.call('DEL', KEYS[result])
+        redis.call('HSET', KEYS[result], unpack(ARGV, at + 5, at + 4 + fields))
+        redis.call('EXPIRE', KEYS[result], ARGV[at + 1])
+        redis.call('PUBLISH', ARGV[at + 2], ARGV[at + 3])
+      end
+      result = result + 1
+      at = at + 5 + fields
+    end
+  end
+end
+for name, by in pairs(moved) do
+  if by > 0 then redis.call('HINCRBY', KEYS[3], name, by) end
+end
+return stale
