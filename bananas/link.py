@@ -1,0 +1,258 @@
+"""One connection to Redis: its handshake, its bytes, and which answer belongs to whom.
+
+Answers come in the order of the calls, so a deque pairs them. At the first doubt the
+link ends itself for good, handing back what it still owes; it never reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+import hiredis
+
+from bananas.errors import BrokerDeniedError, BrokerError, BrokerUnavailableError
+from bananas.replies import Verdict, classify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bananas.address import Address
+
+Argument: TypeAlias = bytes | str | int | float
+
+_MORE: Final = object()
+_ReplyError: Final = hiredis.ReplyError
+_WRITE_HIGH_BYTES: Final = 1 << 20
+_KEEPALIVE_S: Final = 15
+
+# The stub of hiredis asks for a tuple of exactly one item.
+pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+
+class Script(Protocol):
+    """A Lua script as a link sees it."""
+
+    @property
+    def name(self) -> str:
+        """Name, for errors."""
+
+    @property
+    def source(self) -> bytes:
+        """The Lua text."""
+
+    @property
+    def sha(self) -> str:
+        """SHA-1 of `source`, 40 hex digits."""
+
+
+# One call: future, bytes to send, script (None = a command), operation for errors, monotonic
+# time its retry window ends, seconds its answer may take, whether it may be sent again.
+# A bare tuple, since making an object with names costs five times as much, on every call.
+Call: TypeAlias = tuple[asyncio.Future[Any], bytes, Script | None, str, float, float, bool]
+
+
+def fail(call: Call, error: BrokerError) -> None:
+    """Give a call its error, unless its caller has left."""
+    if not call[0].done():
+        call[0].set_exception(error)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened to the connections so far; plain integers that only grow."""
+
+    connects: int = 0
+    failed_connects: int = 0
+    drops: int = 0
+    timeouts: int = 0
+    resends: int = 0
+    script_loads: int = 0
+    stale_replies: int = 0  # answers whose caller had left
+
+
+class Owner(Protocol):
+    """Whom a link reports to."""
+
+    counters: Counters
+
+    def on_refused(self, link: Link, call: Call, text: str) -> None:
+        """Deal with an error reply."""
+
+    def on_lost(self, link: Link, reason: str, *, refused: bool) -> None:
+        """Take back `link.pending`; with `refused`, the server declined its first call."""
+
+    def on_writable(self) -> None:
+        """Write what was held back while the link was `paused`."""
+
+
+class Link(asyncio.Protocol):
+    """One connection and what it owes.
+
+    Attributes:
+        pending: Calls written and not answered, oldest first.
+        lost: Done once the link has ended.
+        paused: Whether the socket is full.
+        ready: Whether the handshake is over; until then error replies are plain answers.
+        answered: Whether a call got a good answer; the owner may clear it.
+    """
+
+    def __init__(self, owner: Owner, now: Callable[[], float]) -> None:
+        """Make an end without a connection, to be given to `connect`."""
+        self._owner = owner
+        self._now = now
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._wire: asyncio.Transport | None = None
+        self._progress_at = 0.0  # last answer, or first call after a rest
+        self.pending: deque[Call] = deque()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.paused = False
+        self.ready = False
+        self.answered = False
+
+    def answer_due(self) -> float:
+        """Return the monotonic time at which the oldest call is late."""
+        return self._progress_at + self.pending[0][5]
+
+    def send(self, calls: list[Call]) -> None:
+        """Write calls; they are answered in this order."""
+        wire = self._wire
+        if wire is None:
+            raise RuntimeError("not connected")
+        if not self.pending:
+            self._progress_at = self._now()
+        self.pending.extend(calls)
+        if len(calls) == 1:
+            wire.write(calls[0][1])
+        else:
+            wire.write(b"".join([call[1] for call in calls]))
+
+    def drop(self, reason: str, *, refused: bool = False) -> None:
+        """End the connection at once; what it owes goes back to the owner."""
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
+        if self._wire is not None:
+            self._wire.abort()
+        self._owner.on_lost(self, reason, refused=refused)
+
+    # --- called by the loop -------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every whole answer to the call whose turn it is."""
+        pending, gets = self.pending, self._reader.gets
+        self._reader.feed(data)
+        progress = False
+        try:
+            while (reply := gets()) is not _MORE:
+                if not pending:
+                    self.drop("an answer that nobody asked for")
+                    return
+                call = pending.popleft()
+                progress = True
+                if type(reply) is _ReplyError and self.ready:
+                    self._owner.on_refused(self, call, str(reply))
+                    if self.lost.done():
+                        return
+                    continue
+                self.answered = True
+                try:
+                    call[0].set_result(reply)
+                except asyncio.InvalidStateError:
+                    self._owner.counters.stale_replies += 1
+        except hiredis.ProtocolError as error:
+            self.drop(f"not the protocol of Redis: {error}")
+        if progress:
+            self._progress_at = self._now()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the wire."""
+        # uvloop's transports are no subclasses of asyncio's.
+        self._wire = cast("asyncio.Transport", transport)
+        self._wire.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the other side's end for the end."""
+        self.drop(str(exc) if exc else "closed by the server")
+
+    def pause_writing(self) -> None:
+        """Let calls gather: the server does not read fast enough."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Have what has gathered written."""
+        self.paused = False
+        self._owner.on_writable()
+
+
+async def connect(link: Link, address: Address, client_name: str) -> None:
+    """Open the connection and shake hands, with no time limit of its own.
+
+    Raises:
+        OSError: No connection, or no trust in its certificate.
+        BrokerDeniedError: Credentials missing or refused.
+        BrokerError: A server that cannot serve us now.
+    """
+    loop = asyncio.get_running_loop()
+    if address.path is not None:
+        await loop.create_unix_connection(lambda: link, address.path)
+    else:
+        tls = address.tls.context() if address.tls else None
+        wire, _ = await loop.create_connection(lambda: link, address.host, address.port, ssl=tls)
+        _keep_alive(wire.get_extra_info("socket"))
+    await _greet(link, address, client_name)
+    link.ready = True
+    link.answered = False
+
+
+def _keep_alive(plug: socket.socket) -> None:
+    """Find a dead peer while nothing is asked; while something is, the owner's watchdog does."""
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+        if hasattr(socket, option):
+            plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), _KEEPALIVE_S)
+
+
+async def _greet(link: Link, address: Address, client_name: str) -> None:
+    """Log in, choose the database, give our name; RESP2 is what a connection starts with."""
+    commands: list[tuple[Argument, ...]] = []
+    auth = address.auth()
+    if auth is not None:
+        commands.append(auth)
+    if address.db:
+        commands.append(("SELECT", address.db))
+    commands.append(("CLIENT", "SETNAME", client_name))
+    if address.master_only:
+        commands.append(("ROLE",))
+    new_future = asyncio.get_running_loop().create_future
+    calls: list[Call] = [
+        (new_future(), pack(words), None, str(words[0]), 0.0, 0.0, False) for words in commands
+    ]
+    link.send(calls)
+    answers = await asyncio.gather(*(call[0] for call in calls), return_exceptions=True)
+    for words, answer in zip(commands, answers, strict=True):
+        if isinstance(answer, _ReplyError):
+            _judge_greeting(str(words[0]), _hidden(str(answer), address.password))
+        elif isinstance(answer, BaseException):
+            raise answer
+        elif words[0] == "ROLE" and answer[0] != b"master":
+            raise BrokerUnavailableError("connect", f"{address.label} is not the master")
+
+
+def _judge_greeting(command: str, text: str) -> None:
+    """Raise for an error reply of the handshake, unless we can do without that command."""
+    verdict = classify(text)
+    needed = command in ("AUTH", "SELECT")
+    # Tight ACLs and old servers refuse CLIENT and ROLE; NOAUTH and DENIED are about everything.
+    if text.startswith(("NOAUTH", "DENIED")) or (needed and verdict is Verdict.DENIED):
+        raise BrokerDeniedError("connect", text)
+    if needed or verdict in (Verdict.RETRY, Verdict.RECONNECT):
+        raise BrokerError("connect", text)
+
+
+def _hidden(text: str, password: str | None) -> str:
+    """Take the password out: some proxies quote the arguments of a command they don't know."""
+    return text.replace(password, "***") if password else text

@@ -1,0 +1,359 @@
+"""Calls to Redis that survive the connection they were sent on.
+
+One pipelining connection: the calls of one loop tick leave in one write. A connection
+in doubt (late, closed, or answering what nobody asked) is dropped, and every call
+without an answer goes out again on the next, with the same bytes, until its retry
+window ends. Scripts must therefore be idempotent by the request id they carry, and
+calls in flight together have no order among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from bananas.address import Address, find_master, parse_url
+from bananas.errors import BrokerDeniedError, BrokerUnavailableError
+from bananas.link import Argument, Call, Counters, Link, Script, connect, fail, pack
+from bananas.replies import Verdict, classify, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+log = logging.getLogger("bananas.transport")
+
+REPLY_TIMEOUT_S: Final = 5.0
+RETRY_WINDOW_S: Final = 25.0
+DENIED_WINDOW_S: Final = 2.0
+BACKOFF_BASE_S: Final = 0.05
+BACKOFF_CAP_S: Final = 2.0
+
+_CALLS_PER_WRITE: Final = 256  # bounds the copy that joining makes
+_EVALSHA_BYTES: Final = len(b"$7\r\nEVALSHA\r\n$40\r\n\r\n") + 40
+
+
+class Transport:
+    """One connection to one server, made when first needed, remade for ever until `close`.
+
+    Must be made and used inside one running event loop. A caller that is cancelled
+    abandons its call: the command may still be carried out, its answer is read and
+    thrown away, and nobody else's answer moves.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a knob that some deployment or test turns
+        self,
+        url: str | Address,
+        *,
+        client_name: str = "bananas",
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+        retry_window_s: float = RETRY_WINDOW_S,
+        denied_window_s: float = DENIED_WINDOW_S,
+        resolver: Callable[[], Awaitable[Address]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Read the address; nothing is opened yet.
+
+        Args:
+            url: As `bananas.address.parse_url` takes it.
+            client_name: Shown by CLIENT LIST; printable ASCII without spaces.
+            reply_timeout_s: A connection that owes an answer and gives none for this long is
+                dropped; a connection attempt may take as long. Seconds, > 0.
+            retry_window_s: How long a call is repeated before it fails; shorter than the
+                server's memory of request ids. Seconds, > 0.
+            denied_window_s: How long refused credentials are tried again before calls fail;
+                bridges the rotation of a password. Seconds, >= 0.
+            resolver: Asked for the address before every connection; by default `url` itself,
+                or the master that its sentinels name.
+            clock: Monotonic seconds.
+            chance: Draws from [0, 1), for the jitter of the back-off.
+
+        Raises:
+            FieldError: The URL is wrong.
+            RuntimeError: No event loop is running.
+        """
+        self._address = parse_url(url) if isinstance(url, str) else url
+        self._client_name = client_name
+        self._reply_timeout_s = reply_timeout_s
+        self._retry_window_s = retry_window_s
+        self._denied_window_s = denied_window_s
+        self._resolve = resolver or self._find
+        self._now = clock
+        self._chance = chance
+        self._loop = asyncio.get_running_loop()
+        self._new_future = self._loop.create_future
+        self.counters = Counters()
+
+        self._link: Link | None = None
+        self._queue: list[Call] = []  # not written yet, or to be written again
+        self._flush_due = False
+        self._held: list[Call] = []  # refused for now; back in the queue when the pause ends
+        self._pause: asyncio.TimerHandle | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._closed = False
+        self._setbacks = 0  # refusals and lost connections since the last good answer
+        self._problem = "not connected yet"  # the last one, in the words of who had it
+        self._denied_since: float | None = None
+        self._outage = False  # so that an outage makes one line of log, not one per attempt
+
+    def __repr__(self) -> str:
+        """Name the server, without credentials."""
+        state = "closed" if self._closed else "connected" if self._link else "not connected"
+        return f"<Transport {self._address.label} {state}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands that has passed its handshake."""
+        return self._link is not None
+
+    @property
+    def outstanding(self) -> int:
+        """Calls without an answer so far, abandoned ones included."""
+        pending = len(self._link.pending) if self._link else 0
+        return len(self._queue) + len(self._held) + pending
+
+    # --- calls --------------------------------------------------------------------------------
+
+    def submit(
+        self, script: Script, keys: Sequence[bytes | str] = (), args: Sequence[Argument] = ()
+    ) -> asyncio.Future[Any]:
+        """Send a script call with the others of this loop tick; return its answer to be.
+
+        The future fails with a `BrokerError`: `BrokerUnavailableError` when the retry window
+        ended (the outcome is unknown, repeating is safe), `BrokerFullError`,
+        `BrokerDeniedError`, or `ScriptError` for any other error reply.
+
+        Raises:
+            TypeError: An argument is neither bytes, str, int nor float.
+            BrokerUnavailableError: The transport is closed.
+        """
+        data = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        return self._submit(data, script, script.name, self._reply_timeout_s, True)
+
+    async def call(
+        self, script: Script, keys: Sequence[bytes | str] = (), args: Sequence[Argument] = ()
+    ) -> Any:  # noqa: ANN401 - each script's header says what it answers
+        """Run a script and return its answer; see `submit` for what it raises."""
+        return await self.submit(script, keys, args)
+
+    async def command(
+        self, *words: Argument, timeout_s: float | None = None, repeat: bool = False
+    ) -> Any:  # noqa: ANN401 - as many shapes as Redis has commands
+        """Send one command and return its answer.
+
+        Args:
+            words: Its name and arguments.
+            timeout_s: Instead of the reply timeout; for a blocking command more than it blocks,
+                and on a transport of its own, since answers come in order. Seconds, > 0.
+            repeat: Send it again when the answer is lost; only where twice is as good as once.
+
+        Raises:
+            BrokerUnavailableError: No answer; the command may or may not have been carried out.
+            BrokerError: An error reply, as for `submit`.
+        """
+        wait_s = self._reply_timeout_s if timeout_s is None else timeout_s
+        return await self._submit(pack(words), None, str(words[0]), wait_s, repeat)
+
+    def _submit(
+        self, data: bytes, script: Script | None, operation: str, wait_s: float, repeat: bool
+    ) -> asyncio.Future[Any]:
+        if self._closed:
+            raise BrokerUnavailableError(operation, "the transport is closed")
+        future = self._new_future()
+        window_ends = self._now() + self._retry_window_s
+        self._queue.append((future, data, script, operation, window_ends, wait_s, repeat))
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        if self._watchdog is None:
+            self._watch()
+        return future
+
+    def _flush(self) -> None:
+        """Write what has gathered in this tick, unless the server or the socket wants a rest."""
+        self._flush_due = False
+        link = self._link
+        while self._queue and link is not None and not link.paused and self._pause is None:
+            calls = self._queue
+            if len(calls) > _CALLS_PER_WRITE:
+                calls, self._queue = calls[:_CALLS_PER_WRITE], calls[_CALLS_PER_WRITE:]
+            else:
+                self._queue = []
+            link.send(calls)
+
+    async def close(self) -> None:
+        """Close the connection; calls without an answer fail, their outcome unknown."""
+        self._closed = True
+        for timer in (self._watchdog, self._pause):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog = self._pause = None
+        if self._link is not None:
+            self._link.drop("the transport was closed")
+        left, self._queue, self._held = self._queue + self._held, [], []
+        for call in left:
+            fail(call, BrokerUnavailableError(call[3], "the transport was closed"))
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.cancel()
+            await asyncio.wait([owner])
+
+    # --- reports of the link ------------------------------------------------------------------
+
+    def on_refused(self, link: Link, call: Call, text: str) -> None:
+        """Do with a call what its error reply asks for."""
+        _, data, script, operation, *_ = call
+        match classify(text):
+            case Verdict.NOSCRIPT if script is not None:
+                self.counters.script_loads += 1
+                self._queue.append((call[0], _as_eval(data, script.source), *call[2:]))
+                self._flush()
+            case Verdict.RETRY:
+                self._problem = text
+                if link.answered:
+                    link.answered, self._setbacks = False, 0
+                self._held.append(call)
+                if self._pause is None:
+                    self._pause = self._loop.call_later(self._backoff_s(), self._resume)
+            case Verdict.RECONNECT:
+                link.pending.appendleft(call)
+                link.drop(text, refused=True)
+            case _:
+                fail(call, refusal(operation, text, in_script=script is not None))
+
+    def on_lost(self, link: Link, reason: str, *, refused: bool) -> None:
+        """Take back what a dead connection owes."""
+        if link is self._link:
+            self._link = None
+            self._problem = reason
+            if not self._closed:
+                self.counters.drops += 1
+                log.warning("connection to %s dropped: %s", self._address.label, reason)
+        if link.answered and not refused:
+            # A replica that answers reads and refuses writes must not reset the back-off.
+            self._setbacks = 0
+        now = self._now()
+        again: list[Call] = []
+        for position, call in enumerate(link.pending):
+            if call[0].done():
+                continue
+            # The first one of a `refused` link: the server says that it did not carry it out.
+            if not (call[6] or (refused and position == 0)):
+                fail(call, BrokerUnavailableError(call[3], f"the answer was lost: {reason}"))
+            elif call[4] <= now:
+                fail(call, self._unavailable(call))
+            else:
+                again.append(call)
+        link.pending.clear()
+        self.counters.resends += len(again)
+        self._queue[:0] = again
+
+    def on_writable(self) -> None:
+        """Write what gathered while the socket was full."""
+        self._flush()
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._queue[:0] = self._held
+        self._held.clear()
+        self._flush()
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Judge the oldest unanswered call and the ended windows; come back for the next."""
+        if self._owner is None:
+            self._owner = self._loop.create_task(self._stay_connected(), name="bananas.transport")
+        now = self._now()
+        link = self._link
+        if link is not None and link.pending and now >= link.answer_due():
+            self.counters.timeouts += 1
+            link.drop(f"no answer for {link.pending[0][5]:g} s")
+        for calls in (self._queue, self._held):
+            self._expire(calls, now)
+        dues = [call[4] for call in (*self._queue, *self._held)]
+        if self._link is not None and self._link.pending:
+            dues.append(self._link.answer_due())
+        self._watchdog = None
+        if dues:
+            delay_s = min(min(dues) - now, self._reply_timeout_s)
+            self._watchdog = self._loop.call_later(max(delay_s, 0.001), self._watch)
+
+    def _expire(self, calls: list[Call], now: float) -> None:
+        ended = [call for call in calls if call[4] <= now]
+        if ended:
+            calls[:] = [call for call in calls if call[4] > now]
+            for call in ended:
+                fail(call, self._unavailable(call))
+
+    def _unavailable(self, call: Call) -> BrokerUnavailableError:
+        why = f"no answer from {self._address.label} within {self._retry_window_s:g} s"
+        return BrokerUnavailableError(call[3], f"{why} ({self._problem})")
+
+    def _backoff_s(self) -> float:
+        """Return the next pause: doubling, capped, and between half and whole of that."""
+        pause_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(self._setbacks, 16))
+        self._setbacks += 1
+        return pause_s * (0.5 + self._chance() / 2)
+
+    # --- the connection -----------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                link = await self._open()
+            except Exception as error:  # noqa: BLE001 - a resolver is foreign code; calls wait on us
+                self._not_connected(error)
+            else:
+                await link.lost
+            await asyncio.sleep(self._backoff_s())
+
+    async def _open(self) -> Link:
+        link = Link(self, self._now)
+        try:
+            async with asyncio.timeout(self._reply_timeout_s):
+                address = await self._resolve()
+                await connect(link, address, self._client_name)
+        except BaseException as error:
+            link.drop(str(error))
+            raise
+        self.counters.connects += 1
+        self._denied_since = None
+        log.log(logging.INFO if self._outage else logging.DEBUG, "connected to %s", address.label)
+        self._outage = False
+        self._link = link
+        self._flush()
+        return link
+
+    async def _find(self) -> Address:
+        # All sentinels must have had their turn before the attempt itself runs out of time.
+        turn_s = self._reply_timeout_s / (len(self._address.sentinels) + 1)
+        return await find_master(self._address, turn_s)
+
+    def _not_connected(self, error: Exception) -> None:
+        self.counters.failed_connects += 1
+        self._problem = str(error) or f"no connection within {self._reply_timeout_s:g} s"
+        if not self._outage:
+            self._outage = True
+            log.warning("cannot reach Redis at %s: %s", self._address.label, self._problem)
+        if not isinstance(error, BrokerDeniedError):
+            self._denied_since = None
+            return
+        now = self._now()
+        if self._denied_since is None:
+            self._denied_since = now
+        if now - self._denied_since >= self._denied_window_s:
+            denied, self._queue, self._held = self._queue + self._held, [], []
+            for call in denied:
+                fail(call, BrokerDeniedError(call[3], error.why))
+
+
+def _as_eval(data: bytes, source: bytes) -> bytes:
+    """Return the packed EVALSHA as an EVAL of the same keys and arguments."""
+    count_end = data.index(b"\r\n") + 2
+    rest = data[count_end + _EVALSHA_BYTES :]
+    return b"%s$4\r\nEVAL\r\n$%d\r\n%s\r\n%s" % (data[:count_end], len(source), source, rest)
