@@ -204,9 +204,11 @@ class _Reader(Protocol[T_co]):
 
     def read(self, raw: object) -> T_co:
         """Return the value, or raise ValueError with the rule that the raw one broke."""
+        raise NotImplementedError
 
     def show(self, value: object) -> str:
         """Return the value as one would write it in the environment."""
+        raise NotImplementedError
 
 
 class _Plain:
@@ -360,7 +362,7 @@ class _Names(_Plain):
         if not isinstance(raw, list | tuple):
             raise ValueError("must be a comma-separated list")  # noqa: TRY004
         names: list[str] = []
-        for part in raw:
+        for part in cast("list[object]", raw):
             try:
                 name = self.each.read(part)
             except ValueError as problem:
@@ -784,10 +786,13 @@ class Settings:
 
     def __repr__(self) -> str:
         """Return the settings that differ from the defaults; no secret among them."""
+        concurrency = _CONCURRENCY_THIN if self.worker_mode == "thin" else _CONCURRENCY
+        defaults = {item.name: item.default for item in fields(self)}
+        defaults |= {"data_dir": self.data_dir, "worker_concurrency": concurrency}
         changed = ", ".join(
             f"{item.name}={item.metadata['reader'].show(getattr(self, item.name))}"
             for item in fields(self)
-            if getattr(self, item.name) != item.default and item.name != "data_dir"
+            if getattr(self, item.name) != defaults[item.name]
         )
         return f"Settings({changed})"
 
@@ -847,14 +852,16 @@ def _take_environ(given: _Given, environ: Mapping[str, str]) -> None:
 
 def _take_pyproject(given: _Given, pyproject: Mapping[str, object] | None) -> None:
     """Take `[tool.bananas]`; hyphens and underscores are the same in its keys."""
-    tool = (pyproject or {}).get("tool", {})
-    table = tool.get("bananas", {}) if isinstance(tool, dict) else {}
+    tool = (pyproject or {}).get("tool")
+    table = cast("dict[str, object]", tool).get("bananas") if isinstance(tool, dict) else None
+    if table is None:
+        return
     if not isinstance(table, dict):
         given.problems.append(("tool.bananas", "must be a table"))
         return
     known = {form: name for name in _FIELDS for form in (name, _stem(name))}
-    for key, value in table.items():
-        form = str(key).replace("-", "_")
+    for key, value in cast("dict[str, object]", table).items():
+        form = key.replace("-", "_")
         if form not in known:
             given.problems.append(
                 (f"tool.bananas.{key}", f"is not a setting{_nearest(form, known)}")
