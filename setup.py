@@ -85,8 +85,11 @@ def _extensions() -> list[Extension]:
     if _is_set("BANANAS_PURE"):
         if _is_set("BANANAS_REQUIRE_EXT"):
             raise SystemExit("BANANAS_PURE and BANANAS_REQUIRE_EXT contradict each other")
+        # An editable install keeps its core beside the source, where it would still be found.
+        for stale in Path("bananas").glob("_speedups.*.so"):
+            stale.unlink()
         return []
-    return [Extension(CORE, [_pyx(CORE)], optional=True)]
+    return [Extension(CORE, [_pyx(CORE)], optional=not _is_set("BANANAS_REQUIRE_EXT"))]
 
 
 setup(ext_modules=_extensions(), cmdclass={"build_ext": OptionalBuildExt})

@@ -1,0 +1,158 @@
+# Every target is explained by `make`.  Two do all the set-up of a fresh machine: demo and test.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= embedded,http,tui,otel,demo,dev,test,bench
+
+ARGS ?=
+N ?= 5
+DOCKER ?= docker
+COMPOSE := $(DOCKER) compose
+COMPOSE_DEV := $(COMPOSE) -f docker-compose.dev.yml
+TYPED := $(wildcard tests/typing)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
+        logs-worker logs-scheduler ps restart test test-verbose test-coverage test-local \
+        test-docker check fix bench clean engine
+
+help: ## say what each target does
+	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
+	     /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	     /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Here, with nothing but Python
+
+install: $(STAMP) ## make .venv and install the package in it, editable, with all tools
+
+demo: $(STAMP) ## run the main job: the flights of 2013, submitted, joined, stored (DEMO_ROWS=n for fewer)
+	@$(BIN)/bananas demo $(if $(DEMO_ROWS),--rows $(DEMO_ROWS)) $(ARGS)
+
+test: $(STAMP) ## run the suite over the compiled core (where it builds) and over the pure twin
+	@$(call suite,-q)
+
+test-local: test ## the same as test
+
+test-verbose: $(STAMP) ## the same, naming each test (ARGS="-k word" picks some)
+	@$(call suite,-v)
+
+test-coverage: $(STAMP) ## the same with coverage of the package; under 95 % is a failure
+	@rm -f .coverage .coverage.*
+	@$(call suite,-q --cov --cov-append --cov-report= --cov-fail-under=0)
+	@$(BIN)/coverage report
+
+check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs
+	@$(call step,ruff check); $(BIN)/ruff check .
+	@$(call step,ruff format); $(BIN)/ruff format --check --diff .
+	@$(call step,codespell); $(BIN)/codespell $$(git ls-files 2>/dev/null | grep -v '^bananas/http/static/')
+	@$(call step,pyproject.toml); $(BIN)/validate-pyproject pyproject.toml
+	@$(call step,mypy); $(BIN)/mypy
+	@$(if $(TYPED),$(BIN)/mypy --strict $(TYPED))
+	@$(call step,pyright); $(BIN)/pyright --warnings --pythonpath $(BIN)/python
+	@$(call step,floors); $(BIN)/lint-imports --no-cache
+	@$(call step,the source's own rules); $(BIN)/pytest -q tests/source
+
+fix: $(STAMP) ## let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(STAMP) ## measure; the figures are appended to benchmarks/history (ARGS go to the harness)
+	@test -e benchmarks || { echo "there is no benchmarks folder here" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove all that was made here: .venv, builds, caches
+	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -f bananas/*.so
+	find bananas tests benchmarks docker -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+##@ With Docker: development
+
+dev: engine .env ## redis, api, worker and scheduler with the source mounted; code reloads as it is saved
+	$(COMPOSE_DEV) up --build --detach
+
+dev-down: engine ## end them
+	$(COMPOSE_DEV) down
+
+dev-logs: engine ## follow what they say
+	$(COMPOSE_DEV) logs --follow
+
+test-docker: engine ## run the suite inside the development image
+	$(DOCKER) build --target dev --tag bananas-dev --file docker/Dockerfile .
+	$(DOCKER) run --rm --init bananas-dev pytest -q $(ARGS)
+
+##@ With Docker: production
+
+prod-build: engine .env ## build the images of api, worker and scheduler
+	$(COMPOSE) build
+
+up: engine .env ## start redis, the api on port 8080, 3 workers, 1 scheduler
+	$(COMPOSE) up --build --detach --wait
+
+down: engine .env ## end them; the data stays in its volume
+	$(COMPOSE) down
+
+scale-workers: engine .env ## run N=5 workers
+	$(COMPOSE) up --detach --no-recreate --scale worker=$(N) worker
+
+logs-api: engine .env ## follow the api
+	$(COMPOSE) logs --follow api
+
+logs-worker: engine .env ## follow the workers
+	$(COMPOSE) logs --follow worker
+
+logs-scheduler: engine .env ## follow the scheduler
+	$(COMPOSE) logs --follow scheduler
+
+ps: engine .env ## list what runs
+	$(COMPOSE) ps
+
+restart: engine .env ## restart api, workers and scheduler; redis goes on
+	$(COMPOSE) restart api worker scheduler
+
+engine:
+	@command -v $(DOCKER) >/dev/null 2>&1 \
+	  || { echo "this target needs Docker, and there is no '$(DOCKER)' here; 'make demo' and 'make test' need none" >&2; exit 1; }
+	@timeout 10 $(DOCKER) info >/dev/null 2>&1 \
+	  || { echo "this target needs Docker, and no engine answers ('$(DOCKER) info' fails: is it started?); 'make demo' and 'make test' need none" >&2; exit 1; }
+	@$(DOCKER) compose version >/dev/null 2>&1 \
+	  || { echo "this target needs Docker's compose plugin ('$(DOCKER) compose version' fails)" >&2; exit 1; }
+
+# The api listens beyond loopback there, so it wants a token; made once, kept out of git.
+.env:
+	@umask 077 && printf 'BANANAS_API_TOKEN=%s\n' "$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" > .env
+	@echo "wrote .env with a new BANANAS_API_TOKEN"
+
+# --- set-up -----------------------------------------------------------------------------------
+
+# The stamp is older than its makings exactly when something must be installed again.
+CORE := $(wildcard bananas/_speedups.pyx)
+
+$(STAMP): pyproject.toml setup.py $(CORE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "bananas needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing bananas in $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -c '$(say_core)'
+	@touch $@
+
+say_core = from bananas.speedups import COMPILED; print("core: " + ("compiled" if COMPILED else "pure Python"))
+
+step = printf '\n--- %s\n' "$(1)"
+
+# $(1): pytest's options.  The twin meets one server: what depends on the server, the first run shows.
+define suite
+set -e; \
+if env -u BANANAS_PURE $(BIN)/python -c 'import sys; from bananas.speedups import COMPILED; sys.exit(not COMPILED)'; then \
+  echo "=== the compiled core, every server that is here"; \
+  env -u BANANAS_PURE $(BIN)/pytest $(1) $(ARGS); \
+  echo "=== the pure twin, one server"; \
+  BANANAS_PURE=1 $(BIN)/pytest $(1) --servers=first $(ARGS); \
+else \
+  echo "=== the pure twin, every server that is here (the compiled core is not built: no compiler?)"; \
+  BANANAS_PURE=1 $(BIN)/pytest $(1) $(ARGS); \
+fi
+endef
