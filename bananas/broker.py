@@ -77,7 +77,8 @@ class Settlement:
 
     request: str
     dropped: list[bytes] = field(default_factory=list)
-    kept: list[tuple[bytes, bytes]] = field(default_factory=list)
+    kept: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    """Completed records by the seconds, > 0, that they stay."""
     later: list[tuple[bytes, bytes, int, str]] = field(default_factory=list)
     failed: list[tuple[bytes, bytes]] = field(default_factory=list)
     released: list[tuple[bytes, str]] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Settlement:
         """Return how many jobs have an outcome."""
         return (
             len(self.dropped)
-            + len(self.kept)
+            + sum(map(len, self.kept.values()))
             + len(self.later)
             + len(self.failed)
             + len(self.released)
@@ -344,9 +345,9 @@ class Broker:
         sections: list[Any] = []
         if s.dropped:
             sections += ("drop", len(s.dropped))
-        if s.kept:
-            sections += ("keep", len(s.kept), retention.completed_s)
-            for job_id, record in s.kept:
+        for ttl_s, kept in s.kept.items():
+            sections += ("keep", len(kept), ttl_s)
+            for job_id, record in kept:
                 ids.append(job_id)
                 sections.append(record)
         for counter in sorted({counter for _, _, _, counter in s.later}):
