@@ -72,7 +72,7 @@ class OptionalBuildExt(build_ext):
         """Remove what an earlier build left, lest an old core runs beside newer Python."""
         stale = [Path(self.get_ext_fullpath(ext.name))]
         if self.inplace or getattr(self, "editable_mode", False):
-            stale.append(Path(*ext.name.split(".")[:-1], self.get_ext_filename(CORE).split("/")[-1]))
+            stale.append(Path(self.get_ext_filename(ext.name)))
         for path in stale:
             path.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from servers import KINDS, Kind, Server, available, version_line
 
 if TYPE_CHECKING:

@@ -87,39 +87,43 @@ class Head:
 
 def read_head(source: str) -> Head:
     """Split a script into its head and its body; a line without a form is a problem."""
-    head = Head()
     lines = source.splitlines()
-    last = ""
+    head = Head(title=lines[0] if lines else "")
     order: list[str] = []
-    at = 0
-    for at, line in enumerate(lines):
-        if not line.startswith("--"):
-            break
-        if slot := _SLOT.fullmatch(line):
-            vector, number, tail, name, kind, meaning = slot.groups()
-            head.slots.append(Slot(vector, int(number), bool(tail), name, kind, meaning))
-            order.append(vector)
-        elif fact := _FACT.fullmatch(line):
-            word, text = fact.groups()
-            if word in head.facts:
-                head.problems.append(f"`{word}` stands twice")
-            head.facts[word] = text
+    last = ""
+    for at, line in enumerate(lines[1:], 1):
+        goes_on = line.startswith("--  ") and last not in {"", "--"}
+        word = _read_line(line, head)
+        if word:
             order.append(word)
-        elif include := _INCLUDE.fullmatch(line):
-            head.includes.append(include[1])
-            order.append("include")
-        elif at == 0:
-            head.title = line
-        elif line.startswith("--  ") and last not in {"", "--"}:
-            pass  # goes on from the line above
-        elif line != "--":
+        elif not line.startswith("--") or ("cost" in head.facts and not goes_on):
+            head.body = "\n".join(lines[at:])  # which may begin with a comment of its own
+            break
+        elif line != "--" and not goes_on:
             head.problems.append(f"line {at + 1} has no form: {line}")
         last = line
     ranks = ["KEYS", "ARGV", "returns", "moves", "cost", "include"]
     if order != sorted(order, key=ranks.index):
         head.problems.append(f"the head's order is {', '.join(ranks)}")
-    head.body = "\n".join(lines[at:])
     return head
+
+
+def _read_line(line: str, head: Head) -> str:
+    """Add what the line declares to the head; return its kind, '' for a line of no form."""
+    if slot := _SLOT.fullmatch(line):
+        vector, number, tail, name, kind, meaning = slot.groups()
+        head.slots.append(Slot(vector, int(number), bool(tail), name, kind, meaning))
+        return vector
+    if fact := _FACT.fullmatch(line):
+        word, text = fact.groups()
+        if word in head.facts:
+            head.problems.append(f"`{word}` stands twice")
+        head.facts[word] = text
+        return word
+    if include := _INCLUDE.fullmatch(line):
+        head.includes.append(include[1])
+        return "include"
+    return ""
 
 
 def script_problems(name: str, source: str, libs: Mapping[str, str]) -> list[str]:
@@ -171,7 +175,8 @@ def _slot_problems(head: Head) -> Iterator[str]:
             if slot.tail and slot is not slots[-1]:
                 yield f"{vector}[{slot.number}..] is a tail and must come last"
             if slot.kind not in kinds:
-                yield f"{vector}[{slot.number}] {slot.name}: {slot.kind!r} is none of {sorted(kinds)}"
+                where = f"{vector}[{slot.number}] {slot.name}"
+                yield f"{where}: {slot.kind!r} is none of {sorted(kinds)}"
         names = [slot.name for slot in slots]
         if len(set(names)) != len(names):
             yield f"two slots of {vector} have one name"
@@ -190,7 +195,7 @@ def _fact_problems(head: Head) -> Iterator[str]:
         return
     path = moves.split(",")[0].split(";")[0]
     sides = path.split("->")
-    if len(sides) != 2:  # noqa: PLR2004 - from and to
+    if len(sides) != 2:
         yield f"`moves` is `nothing` or `state | … -> state | …`, not {moves!r}"
         return
     for state in re.split(r"->|\|", path):
@@ -212,7 +217,7 @@ def _use_problems(head: Head) -> Iterator[str]:
             if number not in fixed and (tail is None or number < tail):
                 yield f"the body uses {vector}[{number}], which is not declared"
         if (indexed or whole) and tail is None:
-            yield f"the body takes {vector} as a whole or by a computed index, and no tail is declared"
+            yield f"the body takes {vector} whole or by computed index; no tail is declared"
         if tail is not None and not (indexed or whole or any(n >= tail for n in used)):
             yield f"{vector}[{tail}..] is declared and not used"
         reached = used | {n for start in passed for n in fixed if n >= start}

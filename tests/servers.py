@@ -113,7 +113,7 @@ class Server:
         self.kind = kind
         self.path = path
         # Short: a unix socket's path has 107 bytes at most.
-        self.folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))  # noqa: S108 - mode 0700
+        self.folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
         self.socket = self.folder / "s"
         self.port = _free_port() if tcp else 0
         self._aof = aof

@@ -75,8 +75,10 @@ def test_stub_matches_the_compiled_module(tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     allowed.write_text(ALLOWED)
     outcome = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "bananas._speedups", "--allowlist", allowed]
-        + ["--ignore-unused-allowlist"],
+        [
+            *(sys.executable, "-m", "mypy.stubtest", "bananas._speedups"),
+            *("--allowlist", allowed, "--ignore-unused-allowlist"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

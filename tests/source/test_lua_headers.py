@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lua_contract import lib_problems, script_problems
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +36,8 @@ table.sort(taken, older)
 return {redis.call('LRANGE', ready, -limit, -1), now_ms() + tonumber(ARGV[2]), taken.n}
 """
 SOUND_LIBS = {
-    "lib/now.lua": "-- now: the clock.\nlocal function now_ms()\n  return redis.call('TIME')[1]\nend\n",
-    "lib/wake.lua": "-- wake: a hint.\nlocal function wake(key)\n  redis.call('LPUSH', key, '')\nend\n",
+    "lib/now.lua": "-- now: x\nlocal function now_ms()\n  return redis.call('TIME')[1]\nend\n",
+    "lib/wake.lua": "-- wake: x\nlocal function wake(key)\n  redis.call('LPUSH', key)\nend\n",
 }
 
 #: what is planted: (the sound text, its replacement, what the lint must say)
@@ -50,10 +51,22 @@ MISTAKES = {
     "unknown unit": ("limit   count", "limit   furlongs", "'furlongs' is none of"),
     "slot without a meaning": ("LIST   ids, oldest at the tail", "LIST", "has no form"),
     "one name twice": ("-- ARGV[2] ttl  ", "-- ARGV[2] limit", "one name"),
-    "undeclared key": ("local ready, limit = KEYS[1]", "local ready, limit = KEYS[0]", "uses KEYS[0]"),
-    "undeclared argument": ("-- ARGV[3..] ids   id     whom to look for\n", "", "no tail is declared"),
+    "undeclared key": (
+        "local ready, limit = KEYS[1]",
+        "local ready, limit = KEYS[0]",
+        "uses KEYS[0]",
+    ),
+    "undeclared argument": (
+        "-- ARGV[3..] ids   id     whom to look for\n",
+        "",
+        "no tail is declared",
+    ),
     "computed key, no tail": ("-- KEYS[2..] more ", "-- KEYS[2] more ", "no tail is declared"),
-    "declared, unused key": ("ready, limit = KEYS[1]", "ready, limit = KEYS[2]", "KEYS[1] is declared"),
+    "declared, unused key": (
+        "ready, limit = KEYS[1]",
+        "ready, limit = KEYS[2]",
+        "KEYS[1] is declared",
+    ),
     "declared, unused argument": ("tonumber(ARGV[2])", "1", "ARGV[2] is declared and not used"),
     "no returns": ("-- returns {id, …}\n", "", "no `returns`"),
     "no moves": ("-- moves   pending -> processing | cancelled, in order\n", "", "no `moves`"),
@@ -63,7 +76,11 @@ MISTAKES = {
     "word of another system": ("pending -> processing", "ready -> processing", "names 'ready'"),
     "moves without a way": ("pending -> processing | cancelled", "pending", "`moves` is"),
     "time from the caller": ("-- ARGV[2] ttl ", "-- ARGV[2] now ", "time comes from Redis"),
-    "time from the caller, by meaning": ("how long the lease holds", "current unix time", "time comes"),
+    "time from the caller, by meaning": (
+        "how long the lease holds",
+        "current unix time",
+        "time comes",
+    ),
     "time asked in a script": ("now_ms()", "redis.call('TIME')[1]", "TIME is asked in"),
     "clock of the machine": ("now_ms()", "os.time()", "`os` has no place"),
     "decoding a payload": ("now_ms()", "cjson.decode(ready)", "`cjson` has no place"),
@@ -81,7 +98,11 @@ MISTAKES = {
     ),
     "include that is not there": ("lib/now.lua", "lib/later.lua", "does not exist"),
     "include forgotten": ("-- include: lib/now.lua\n", "", "`now_ms` is not known"),
-    "include not used": ("lib/now.lua\n", "lib/now.lua\n-- include: lib/wake.lua\n", "included and not"),
+    "include not used": (
+        "lib/now.lua\n",
+        "lib/now.lua\n-- include: lib/wake.lua\n",
+        "included and not",
+    ),
     "include twice": ("lib/now.lua\n", "lib/now.lua\n-- include: lib/now.lua\n", "included twice"),
     "misspelt name": ("-limit, -1", "-limitt, -1", "`limitt` is not known"),
     "global": ("local taken =", "taken =", "`taken` is not known"),
@@ -141,10 +162,14 @@ def test_planted_mistake_is_found(label: str) -> None:
     [
         ("wake", "local function wake(key)\n  return key\nend\n", "must begin with `-- wake: `"),
         ("wake", "-- wake: x\nlocal function wake()\n  return KEYS[1]\nend\n", "as arguments"),
-        ("wake", "-- wake: x\nlocal function wake()\n  return redis.call('TIME')\nend\n", "TIME is"),
         (
             "wake",
-            "-- wake: x\nlocal function a()\n  return 1\nend\nlocal function b()\n  return a()\nend\n",
+            "-- wake: x\nlocal function wake()\n  return redis.call('TIME')\nend\n",
+            "TIME is",
+        ),
+        (
+            "wake",
+            "-- wake: x\nlocal function a()\n  return 1\nend\nlocal function b()\nend\n",
             "one function a file",
         ),
         ("wake", "-- wake: x\nlocal function wake(key)\n  return kee\nend\n", "`kee` is not known"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from servers import Server, ServerStartError
 
 if TYPE_CHECKING:
