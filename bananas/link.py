@@ -94,7 +94,7 @@ class Link(asyncio.Protocol):
 
     Attributes:
         pending: Calls written and not answered, oldest first.
-        lost: Done once the link has ended.
+        lost: Done once the link has ended; the result says why.
         paused: Whether the socket is full.
         ready: Whether the handshake is over; until then error replies are plain answers.
         answered: Whether a call got a good answer; the owner may clear it.
@@ -108,7 +108,7 @@ class Link(asyncio.Protocol):
         self._wire: asyncio.Transport | None = None
         self._progress_at = 0.0  # last answer, or first call after a rest
         self.pending: deque[Call] = deque()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused = False
         self.ready = False
         self.answered = False
@@ -118,10 +118,14 @@ class Link(asyncio.Protocol):
         return self._progress_at + self.pending[0][5]
 
     def send(self, calls: list[Call]) -> None:
-        """Write calls; they are answered in this order."""
+        """Write calls; they are answered in this order.
+
+        Raises:
+            ConnectionError: The link has ended, or never began.
+        """
         wire = self._wire
-        if wire is None:
-            raise RuntimeError("not connected")
+        if wire is None or self.lost.done():
+            raise ConnectionError(self.lost.result() if self.lost.done() else "not connected")
         if not self.pending:
             self._progress_at = self._now()
         self.pending.extend(calls)
@@ -134,7 +138,7 @@ class Link(asyncio.Protocol):
         """End the connection at once; what it owes goes back to the owner."""
         if self.lost.done():
             return
-        self.lost.set_result(None)
+        self.lost.set_result(reason)
         if self._wire is not None:
             self._wire.abort()
         self._owner.on_lost(self, reason, refused=refused)
@@ -149,7 +153,9 @@ class Link(asyncio.Protocol):
         try:
             while (reply := gets()) is not _MORE:
                 if not pending:
-                    self.drop("an answer that nobody asked for")
+                    # A server without room for us says so before it is asked.
+                    refusal = type(reply) is _ReplyError
+                    self.drop(str(reply) if refusal else "an answer that nobody asked for")
                     return
                 call = pending.popleft()
                 progress = True

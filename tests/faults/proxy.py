@@ -1,0 +1,308 @@
+"""A proxy between a client and a real Redis that fails on cue.
+
+It reads RESP both ways, so a fault hits one chosen command or its answer and never a
+random byte. TCP cannot lose the middle of a stream: what "drops" a request or an answer
+keeps silent on that connection from there on, as a cut cable does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import random
+import shutil
+import socket
+import struct
+import tempfile
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+
+class Fault(enum.Enum):
+    """What may happen to one request or its answer."""
+
+    DROP_REQUEST = "the request and all after it never reach the server"
+    DROP_REPLY = "the command is carried out; its answer and all after it are lost"
+    CUT_BEFORE = "the connection is reset before the request reaches the server"
+    CUT_AFTER = "the command is carried out, then the connection is reset"
+    RESET_MID_REPLY = "the connection is reset after half of the answer"
+    DUPLICATE = "the server gets the request twice; the second answer is swallowed"
+    DELAY = "the answer, and all after it, come `seconds` late"
+    TRICKLE = "the answer comes one byte at a time, `seconds` apart"
+
+
+@dataclass(eq=False)
+class Plan:
+    """One fault to come; `fired` is set when it happens."""
+
+    fault: Fault
+    nth: int  # counts matching requests from the making of the plan on, from 1
+    command: bytes | None  # upper case; None matches every request
+    seconds: float
+    fired: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class _Wire:
+    """One client and its connection to the server."""
+
+    to_client: asyncio.StreamWriter
+    to_server: asyncio.StreamWriter
+    fates: deque[Plan | Fault | None] = field(default_factory=deque)  # one per answer owed
+    no_requests: bool = False
+    no_replies: bool = False
+
+    def reset(self) -> None:
+        """End both sides at once; over TCP the client sees RST."""
+        plug = self.to_client.get_extra_info("socket")
+        if plug is not None and plug.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.to_client.transport.abort()
+        self.to_server.transport.abort()
+
+
+class FaultProxy:
+    """Listens on a unix socket of its own and, with `tcp`, on a free port.
+
+    Attributes:
+        seen: Every request that came in, whole, in order of arrival.
+        accepted: Connections so far.
+    """
+
+    def __init__(self, upstream: Path | str, *, tcp: bool = False, seed: int = 0) -> None:
+        """Prepare to stand before the server at the unix socket `upstream`."""
+        self._upstream = str(upstream)
+        self._tcp = tcp
+        self._random = random.Random(seed)
+        self._plans: list[Plan] = []
+        self._chaos: tuple[float, tuple[Fault, ...], float] | None = None
+        self._wires: set[_Wire] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._silent = False
+        self._refusing = False
+        self.seen: list[bytes] = []
+        self.accepted = 0
+        self.fired = 0
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._folder = Path(tempfile.mkdtemp(prefix="bp-", dir="/tmp"))  # short, mode 0700
+        self._server: asyncio.AbstractServer
+        if self._tcp:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        else:
+            self._server = await asyncio.start_unix_server(self._serve, self._folder / "p")
+            self.url = f"unix://{self._folder / 'p'}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close everything."""
+        self._server.close()
+        self.reset()
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- what tests ask for -------------------------------------------------------------------
+
+    def plan(
+        self, fault: Fault, *, nth: int = 1, command: bytes | None = None, seconds: float = 0.0
+    ) -> Plan:
+        """Have the nth request of this name from now on meet a fault, once."""
+        plan = Plan(fault, nth, command, seconds)
+        self._plans.append(plan)
+        return plan
+
+    def chaos(self, probability: float, faults: tuple[Fault, ...], seconds: float = 0.0) -> None:
+        """Have every request meet one of the faults with this probability, by the seed."""
+        self._chaos = (probability, faults, seconds)
+
+    def calm(self) -> None:
+        """Forget all plans and the chaos."""
+        self._plans.clear()
+        self._chaos = None
+
+    def silence(self, *, also_new: bool = False) -> None:
+        """Swallow all bytes both ways, and close nothing: what stands is half-open from now on."""
+        self._silent = also_new
+        for wire in self._wires:
+            wire.no_requests = wire.no_replies = True
+
+    def speak(self) -> None:
+        """Serve new connections again."""
+        self._silent = self._refusing = False
+
+    def refuse(self) -> None:
+        """Reset all connections, and new ones at once, until `speak`."""
+        self._refusing = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset all connections."""
+        for wire in list(self._wires):
+            wire.reset()
+
+    def inject(self, reply: bytes) -> None:
+        """Send bytes to every client as if the server had."""
+        for wire in self._wires:
+            wire.to_client.write(reply)
+
+    # --- the two directions -------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        wire = None
+        try:
+            if self._refusing:
+                return
+            answers, to_server = await asyncio.open_unix_connection(self._upstream)
+            wire = _Wire(writer, to_server, no_requests=self._silent, no_replies=self._silent)
+            self._wires.add(wire)
+            directions = [
+                asyncio.ensure_future(self._forward_requests(wire, reader)),
+                asyncio.ensure_future(self._forward_replies(wire, answers)),
+            ]
+            try:
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is away, or the test is over
+        finally:
+            writer.transport.abort()
+            if wire is not None:
+                wire.to_server.transport.abort()
+                self._wires.discard(wire)
+            self._serving.discard(task)
+
+    async def _forward_requests(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        while data := await reader.read(1 << 16):
+            frames, rest = split_frames(rest + data)
+            for frame in frames:
+                self.seen.append(frame)
+                fate = self._fate_of(frame)
+                if wire.no_requests:
+                    continue
+                match fate.fault if fate else None:
+                    case Fault.DROP_REQUEST:
+                        wire.no_requests = True
+                        self._fire(fate)
+                        continue
+                    case Fault.CUT_BEFORE:
+                        self._fire(fate)
+                        wire.reset()
+                        return
+                    case Fault.DUPLICATE:
+                        self._fire(fate)
+                        wire.fates += [None, Fault.DUPLICATE]
+                        wire.to_server.write(frame + frame)
+                    case _:
+                        wire.fates.append(fate)
+                        wire.to_server.write(frame)
+            await wire.to_server.drain()
+
+    async def _forward_replies(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        while data := await reader.read(1 << 16):
+            frames, rest = split_frames(rest + data)
+            for frame in frames:
+                fate = wire.fates.popleft() if wire.fates else None
+                if not wire.no_replies and not await self._answer(wire, frame, fate):
+                    return
+            await wire.to_client.drain()
+
+    async def _answer(self, wire: _Wire, frame: bytes, fate: Plan | Fault | None) -> bool:
+        """Pass one answer on as its fate wants it; False ends the connection."""
+        if fate is Fault.DUPLICATE:
+            return True
+        plan = fate if isinstance(fate, Plan) else None
+        if plan is not None:
+            self._fire(plan)
+        match plan.fault if plan else None:
+            case Fault.DROP_REPLY:
+                wire.no_replies = True
+                return True
+            case Fault.CUT_AFTER:
+                wire.reset()
+                return False
+            case Fault.RESET_MID_REPLY:
+                wire.to_client.write(frame[: max(1, len(frame) // 2)])
+                await asyncio.sleep(0.01)  # so that the half is read before the end is
+                wire.reset()
+                return False
+            case Fault.DELAY if plan is not None:
+                await asyncio.sleep(plan.seconds)
+                wire.to_client.write(frame)
+            case Fault.TRICKLE if plan is not None:
+                for at in range(len(frame)):
+                    wire.to_client.write(frame[at : at + 1])
+                    await asyncio.sleep(plan.seconds)
+            case _:
+                wire.to_client.write(frame)
+        return True
+
+    def _fate_of(self, frame: bytes) -> Plan | None:
+        name = command_of(frame)
+        for plan in self._plans:
+            if plan.command in (None, name):
+                plan.nth -= 1
+                if plan.nth == 0:
+                    self._plans.remove(plan)
+                    return plan
+        if self._chaos is not None:
+            probability, faults, seconds = self._chaos
+            if self._random.random() < probability:
+                return Plan(self._random.choice(faults), 0, None, seconds)
+        return None
+
+    def _fire(self, plan: Plan | None) -> None:
+        assert plan is not None
+        self.fired += 1
+        plan.fired.set()
+
+
+def command_of(frame: bytes) -> bytes:
+    """Return the name of a request, upper case."""
+    return frame.split(b"\r\n", 3)[2].upper()
+
+
+def split_frames(data: bytes) -> tuple[list[bytes], bytes]:
+    """Cut whole RESP2 values off the front; return them and the rest."""
+    frames: list[bytes] = []
+    at = 0
+    while (end := _frame_end(data, at)) is not None:
+        frames.append(data[at:end])
+        at = end
+    return frames, data[at:]
+
+
+def _frame_end(data: bytes, at: int) -> int | None:
+    line_end = data.find(b"\r\n", at)
+    if line_end < 0:
+        return None
+    after = line_end + 2
+    kind = data[at : at + 1]
+    if kind == b"$":
+        size = int(data[at + 1 : line_end])
+        after += size + 2 if size >= 0 else 0
+        return after if after <= len(data) else None
+    if kind == b"*":
+        for _ in range(int(data[at + 1 : line_end])):
+            end = _frame_end(data, after)
+            if end is None:
+                return None
+            after = end
+    return after
