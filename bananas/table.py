@@ -33,6 +33,7 @@ _LINE_WORDS: Final = 8  # slots start on a cache line of their own, 64 bytes
 # Entry of a begun job, culprit or not: id (zero padded), hard deadline, stamp.
 # The stamp comes last: it is what makes the entry count.
 _ENTRY: Final = struct.Struct("128sqq")
+_pack_entry: Final = _ENTRY.pack_into
 _ENTRY_WORDS: Final = _ENTRY.size // _WORD
 _STAMP: Final = _ENTRY_WORDS - 1
 # A stamp is `serial * 256 + length`, so that it differs from one job to the next and a reader
@@ -191,7 +192,7 @@ class Slot:
 
     __slots__ = (
         "_begun_at",
-        "_begun_byte",
+        "_begun_bytes",
         "_culprits_at",
         "_limit",
         "_serial",
@@ -246,7 +247,7 @@ class Slot:
         self._limit = limit
         self._culprits_at = base + _FIXED_WORDS
         self._begun_at = self._culprits_at + limit * _ENTRY_WORDS
-        self._begun_byte = self._begun_at * _WORD
+        self._begun_bytes = [(self._begun_at + i * _ENTRY_WORDS) * _WORD for i in range(limit)]
         self._serial = 0
         self.run_time = Histogram(words, base + _RUN)
         self.wait_time = Histogram(words, base + _WAIT)
@@ -269,18 +270,15 @@ class Slot:
             hard_deadline_ns: CLOCK_MONOTONIC after which the process is ended; 0 = never.
 
         Raises:
-            FieldError: The id is too long or empty, or there is no such runner.
+            FieldError: The id is too long.
+            IndexError: There is no such runner.
         """
         length = len(job_id)
-        if not 0 < length <= JOB_ID_MAX_BYTES or not 0 <= index < self._limit:
-            raise _refusal(index, length, self._limit)
+        if length > JOB_ID_MAX_BYTES:
+            raise FieldError("job_id", f"must have at most {JOB_ID_MAX_BYTES} bytes", length)
         self._serial = serial = self._serial + _SERIAL
         _pack_entry(
-            self.octets,
-            self._begun_byte + index * _ENTRY_BYTES,
-            job_id,
-            hard_deadline_ns,
-            serial + length,
+            self.octets, self._begun_bytes[index], job_id, hard_deadline_ns, serial + length
         )
 
     def end(self, index: int) -> None:
@@ -336,17 +334,6 @@ class Slot:
     def __repr__(self) -> str:
         """Return the index, the role and the state."""
         return f"<Slot {self.index} {self.role or '-'} {self.state.name} pid={self.pid}>"
-
-
-_ENTRY_BYTES: Final = _ENTRY.size
-_pack_entry: Final = _ENTRY.pack_into
-
-
-def _refusal(index: int, length: int, limit: int) -> FieldError:
-    """Return what is wrong with a `begin`; apart from it, since it is never called."""
-    if 0 <= index < limit:
-        return FieldError("job_id", f"must have 1 to {JOB_ID_MAX_BYTES} bytes", length)
-    return FieldError("index", f"must be >= 0 and < {limit}", index)
 
 
 class Table:

@@ -53,6 +53,8 @@ class Limits:
     """Loop silent for this long: reported once a stall."""
     resume_grace_s: float = 5.0
     """After a stop of the fleet or of a child: time in which no deadline is judged."""
+    stop_slack_s: float = 1.5
+    """A round that takes so much longer than meant was a stop (SIGSTOP, a frozen cgroup)."""
     look_s: float = 0.5
     """How often the table is looked at when nothing happens."""
 
@@ -457,22 +459,21 @@ class OwnTime:
     resumed_s: float = float("-inf")
     """When a stop was noticed last, in own time."""
 
-    SLACK_NS = 1_500_000_000
-
     @property
     def now_s(self) -> float:
         """Own time, seconds."""
         return (self.raw_ns - self.lost_ns) / 1e9
 
-    def advance(self, raw_ns: int, waited_s: float) -> OwnTime:
+    def advance(self, raw_ns: int, waited_s: float, slack_s: float) -> OwnTime:
         """Return the clock one round later; a round much longer than asked for was a stop.
 
         Args:
             raw_ns: CLOCK_MONOTONIC now.
             waited_s: The longest that this round was meant to sleep.
+            slack_s: What a busy machine may add to that.
         """
         gap_ns = raw_ns - self.raw_ns - int(waited_s * 1e9)
-        if gap_ns <= self.SLACK_NS:
+        if gap_ns <= slack_s * 1e9:
             return replace(self, raw_ns=raw_ns)
         later = replace(self, raw_ns=raw_ns, lost_ns=self.lost_ns + gap_ns)
         return replace(later, resumed_s=later.now_s)

@@ -272,7 +272,9 @@ class Supervisor:
     # --- one round --------------------------------------------------------------------------------
 
     def _round(self, pipes: Pipes) -> None:
-        self._own = self._own.advance(time.monotonic_ns(), self._waited_s)
+        self._own = self._own.advance(
+            time.monotonic_ns(), self._waited_s, self._limits.stop_slack_s
+        )
         if self._own.resumed_s == self._own.now_s:
             self._tell("was-stopped", logging.WARNING)
         while self._queue:
