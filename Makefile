@@ -31,7 +31,7 @@ demo: $(STAMP) ## run the main job: the flights of 2013, submitted, joined, stor
 	@$(BIN)/bananas demo $(if $(DEMO_ROWS),--rows $(DEMO_ROWS)) $(ARGS)
 
 test: $(STAMP) ## run the suite over the compiled core (where it builds) and over the pure twin
-	@$(call suite,-q)
+	@$(call suite,)
 
 test-local: test ## the same as test
 
@@ -40,7 +40,7 @@ test-verbose: $(STAMP) ## the same, naming each test (ARGS="-k word" picks some)
 
 test-coverage: $(STAMP) ## the same with coverage of the package; under 95 % is a failure
 	@rm -f .coverage .coverage.*
-	@$(call suite,-q --cov --cov-append --cov-report= --cov-fail-under=0)
+	@$(call suite,--cov --cov-append --cov-report= --cov-fail-under=0)
 	@$(BIN)/coverage report
 
 check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs

@@ -21,14 +21,6 @@ from setuptools.command.build_ext import build_ext
 
 CORE = "bananas._speedups"
 GENERATED = "build/cython"
-DIRECTIVES = {
-    "language_level": 3,
-    "binding": True,  # stubtest compares signatures by it
-    "boundscheck": False,
-    "wraparound": False,
-    "initializedcheck": False,
-    "cdivision": True,
-}
 
 
 def _is_set(variable: str) -> bool:
@@ -51,8 +43,7 @@ class OptionalBuildExt(build_ext):
             (translated,) = cythonize(
                 [Extension(ext.name, [_pyx(ext.name)])],
                 build_dir=GENERATED,
-                compiler_directives=DIRECTIVES,
-                force=True,  # neither a new Cython nor new directives change the .pyx
+                force=True,  # a new Cython does not change the .pyx, which tells its directives
                 quiet=True,
             )
             ext.sources = list(translated.sources)
