@@ -71,14 +71,17 @@ def finish_record(scanned: ScannedRecord, status: str, updated_at: str, attempts
         ValueError: As `encode_record`.
     """
 
-def survey_json(data: bytes) -> tuple[int, bool]:
-    """Return how deep JSON nests, and whether it has a number of 19 digits or more.
+def json_depth(data: bytes) -> int:
+    """Return how deep JSON nests: the most brackets open at once outside of strings.
 
     Never raises: what is not JSON gets an answer without meaning, but the same from both.
+    """
 
-    Returns:
-        (deepest nesting of brackets outside of strings, whether there is a run of at least
-        19 digits outside of strings: such a number may not fit 64 bits).
+def has_long_number(data: bytes) -> bool:
+    """Return whether JSON has a number with 19 digits or more in a row.
+
+    Such an integer may not fit 64 bits, where orjson silently goes on with a float. Digits
+    inside of strings do not count. Never raises, as `json_depth`.
     """
 
 def split_lines(buffer: bytes) -> tuple[list[bytes], bytes]:

@@ -122,8 +122,9 @@ def _scan_own(data: bytes, max_depth: int) -> ScannedRecord | None:
     head = _match_own_head(data)
     if head is None:
         return None
-    begin = head.end()
-    end = _skip_value(data, begin, max_depth)
+    begin, end = head.end(), data.rfind(b',"status":"')
+    if not _is_one_value(data[begin:end], max_depth):
+        return None
     rest = data[end:]
     if not rest.isascii():
         return None
@@ -170,6 +171,25 @@ def _scan_own(data: bytes, max_depth: int) -> ScannedRecord | None:
         b"",
         place or None,
     )
+
+
+def _is_one_value(data: bytes, max_depth: int) -> bool:
+    """Whether this is one value from end to end; False when not sure, or broken."""
+    if data[:1] not in (b"{", b"[") or b"\\" in data:
+        try:
+            return _skip_value(data, 0, max_depth) == len(data)
+        except ValueError:
+            return False
+    parts = data.split(b'"')
+    if len(parts) % 2 == 0 or data[-1:] not in (b"}", b"]"):
+        return False
+    brackets = b"".join(parts[::2]).translate(None, _NOT_BRACKETS)
+    if brackets == b"{}":
+        return max_depth > 0
+    try:
+        return _skip_value(brackets, 0, max_depth) == len(brackets)
+    except ValueError:
+        return False
 
 
 def _scan_any(data: bytes, max_depth: int) -> ScannedRecord:
@@ -416,17 +436,34 @@ _search_long_number = re.compile(rb"[0-9]{19}").search
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def survey_json(data: bytes) -> tuple[int, bool]:
-    """Return how deep JSON nests, and whether it has a number of 19 digits or more."""
-    bare = _sub_strings(b" ", data) if b'"' in data else data
+def json_depth(data: bytes) -> int:
+    """Return how deep JSON nests; see `_speedups.pyi`."""
     depth = deepest = 0
-    for bracket in bare.translate(None, _NOT_BRACKETS):
+    for bracket in _outside_strings(data).translate(None, _NOT_BRACKETS):
         if bracket in b"[{":
             depth += 1
             deepest = max(deepest, depth)
         else:
             depth -= 1
-    return deepest, _search_long_number(bare) is not None
+    return deepest
+
+
+def has_long_number(data: bytes) -> bool:
+    """Return whether JSON has a number with 19 digits or more in a row; see `_speedups.pyi`."""
+    # Nearly no payload has such a run anywhere, so the strings are left in at first.
+    return (
+        _search_long_number(data) is not None
+        and _search_long_number(_outside_strings(data)) is not None
+    )
+
+
+def _outside_strings(data: bytes) -> bytes:
+    """Return JSON with every string replaced by a space."""
+    if b"\\" in data:
+        return _sub_strings(b" ", data)
+    # Without escapes each quote opens or closes one, and splitting takes 1.6 us where the
+    # expression takes 4.0.
+    return b" ".join(data.split(b'"')[::2])
 
 
 def split_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
@@ -452,19 +489,17 @@ def uuid7_batch(unix_ms: int, count: int, random: bytes) -> list[str]:
     tail = int.from_bytes(random, "big") & ((1 << _TAIL_BITS) - 1)
     # One number, so that a tail that overflows carries into the time and the order holds.
     first = (unix_ms << _TAIL_BITS) + tail
-    if unix_ms < 0 or first + count > 1 << (48 + _TAIL_BITS):
+    if not 0 <= unix_ms < 1 << 48 or first + count > 1 << (48 + _TAIL_BITS):
         raise ValueError("unix_ms is out of range")
     made = []
     for number in range(first, first + count):
-        value = (
-            (number >> 74 << 80)
-            | (0x7 << 76)
-            | ((number >> 62 & 0xFFF) << 64)
-            | (0b10 << 62)
-            | (number & (1 << 62) - 1)
+        time_ms = number >> 74
+        upper = 0x7000 | (number >> 62 & 0xFFF)
+        lower = 0x8000 | (number >> 48 & 0x3FFF)
+        made.append(
+            f"{time_ms >> 16:08x}-{time_ms & 0xFFFF:04x}-{upper:x}-{lower:x}"
+            f"-{number & 0xFFFFFFFFFFFF:012x}"
         )
-        digits = f"{value:032x}"
-        made.append(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
     return made
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from bananas.errors import DecodeError, PayloadError, PayloadTypeError
-from bananas.speedups import DEPTH_CEILING, survey_json
+from bananas.speedups import DEPTH_CEILING, has_long_number, json_depth
 
 try:
     import orjson
@@ -69,7 +69,7 @@ def encode_payload(
                 raise PayloadError("NaN and infinity have no JSON form", task=task)
             # Counting is cheaper than following: most payloads have few brackets at all.
             if data.count(b"{") + data.count(b"[") > max_depth:
-                _check_depth(survey_json(data)[0], max_depth, task)
+                _check_depth(json_depth(data), max_depth, task)
     if data is None:
         data = _encode_carefully(value, max_depth, task)
     if len(data) > max_bytes:
@@ -84,10 +84,7 @@ def decode_payload(data: bytes) -> Any:  # noqa: ANN401 - JSON is what it is
         DecodeError: Not JSON (NaN, invalid UTF-8 and unpaired surrogates included), nested
             deeper than 1024, or a number out of range (an integer of more than 4300 digits).
     """
-    depth, long_number = survey_json(data)
-    if depth > DEPTH_CEILING:
-        raise DecodeError(f"nested deeper than {DEPTH_CEILING}", data)
-    if long_number or _OPTIONS is None:
+    if _OPTIONS is None or has_long_number(data):
         return _decode_carefully(data)
     try:
         return orjson.loads(data)
@@ -105,7 +102,7 @@ def check_json(
     """
     if len(data) > max_bytes:
         raise PayloadError(f"{len(data)} bytes, the limit is {max_bytes}")
-    _check_depth(survey_json(data)[0], max_depth, None)
+    _check_depth(json_depth(data), max_depth, None)
     try:
         decode_payload(data)
     except DecodeError as error:
@@ -225,6 +222,8 @@ _search_surrogate = re.compile(rb"\\u[dD][89a-fA-F]").search
 
 def _decode_carefully(data: bytes) -> Any:  # noqa: ANN401 - JSON is what it is
     """Read JSON by the standard library, as strictly as orjson does."""
+    if json_depth(data) > DEPTH_CEILING:
+        raise DecodeError(f"nested deeper than {DEPTH_CEILING}", data)
     try:
         # Decoded here: json.loads(bytes) would guess UTF-16 and let surrogates pass.
         value = json.loads(

@@ -20,14 +20,20 @@ __all__ = [
     "encode_record",
     "finish_record",
     "format_time",
+    "has_long_number",
+    "json_depth",
     "parse_time",
     "scan_record",
     "split_lines",
-    "survey_json",
     "uuid7_batch",
 ]
 
-_PURE_WANTED: Final = os.environ.get("BANANAS_PURE", "").lower() not in ("", "0", "false", "no")
+_PURE_WANTED: Final = os.environ.get("BANANAS_PURE", "").strip().lower() in {
+    "1",
+    "true",
+    "yes",
+    "on",
+}
 
 try:
     if _PURE_WANTED:
@@ -37,10 +43,11 @@ try:
         encode_record,
         finish_record,
         format_time,
+        has_long_number,
+        json_depth,
         parse_time,
         scan_record,
         split_lines,
-        survey_json,
         uuid7_batch,
     )
 except ImportError:
@@ -49,10 +56,11 @@ except ImportError:
         encode_record,
         finish_record,
         format_time,
+        has_long_number,
+        json_depth,
         parse_time,
         scan_record,
         split_lines,
-        survey_json,
         uuid7_batch,
     )
 
