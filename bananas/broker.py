@@ -103,6 +103,16 @@ class Settlement:
         )
 
 
+    def ids(self) -> list[bytes]:
+        """Return the ids of all jobs that have an outcome."""
+        ids = [*self.dropped, *self.forgotten]
+        for entries in (self.later, self.failed, self.released, self.routed, self.lapsed):
+            ids += [entry[0] for entry in entries]
+        for kept in self.kept.values():
+            ids += [job_id for job_id, _ in kept]
+        return ids
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How long ended records stay, seconds."""
@@ -249,7 +259,7 @@ class Broker:
     ) -> bool:
         """Let an epoch lease jobs; False when it was fenced already. Atomic: `register.lua`."""
         keys = self.keys
-        args = [epoch, int(ttl_s * 1000), json.dumps(info), *places]
+        args: list[Any] = [epoch, int(ttl_s * 1000), json.dumps(info), *places]
         return bool(
             await self.transport.call(
                 self.scripts.register, [keys.epochs, keys.workers, keys.places()], args
@@ -294,7 +304,8 @@ class Broker:
         ]
         for place in places:
             script_keys += keys.served(place)
-        args = [epoch, request, limit, room_bytes, MEMORY_MS, self.specials.version, keys.job_prefix]
+        args: list[Any] = [epoch, request, limit, room_bytes, MEMORY_MS]
+        args += [self.specials.version, keys.job_prefix]
         reply = await self.transport.call(self.scripts.dequeue, script_keys, args)
         state = reply[0]
         if state == b"ok":
@@ -370,7 +381,7 @@ class Broker:
                 # what is given back to the front is pushed oldest last, to be taken first
                 ids += reversed(chosen_ids) if end == "R" else chosen_ids
                 list_keys += (keys.waiting(place), keys.wake(place))
-                sections += ("pass", len(chosen_ids), end)
+                sections += ("pass", len(chosen_ids), end, place)
         if s.lapsed:
             sections += ("lapse", len(s.lapsed), retention.completed_s)
             for job_id, record in s.lapsed:
@@ -403,6 +414,7 @@ class Broker:
             keys.dead,
             keys.crashes,
             keys.cancelled,
+            keys.places(),
         ]
         script_keys += [prefix + job_id for job_id in ids]
         script_keys += list_keys
@@ -483,7 +495,7 @@ class Broker:
         Moves: scheduled -> pending. Atomic: `promote.lua`, one chunk a call.
         """
         keys = self.keys
-        script_keys = [keys.scheduled, keys.counters]
+        script_keys = [keys.scheduled, keys.counters, keys.places()]
         for place in served:
             script_keys += (keys.waiting(place), keys.wake(place))
         args: list[Any] = [limit, keys.prefix]
@@ -526,8 +538,9 @@ class Broker:
             keys.epochs,
             keys.counters,
             keys.cancelled,
+            keys.crashes,
         ]
-        args = [job_id, seen, record, ttl_s, int(foreign), keys.prefix]
+        args: list[Any] = [job_id, seen, record, ttl_s, int(foreign), keys.prefix]
         return _text(await self.transport.call(self.scripts.cancel, script_keys, args))
 
     async def locate(self, job_ids: Sequence[str]) -> list[tuple[bytes | None, str]]:
@@ -547,9 +560,15 @@ class Broker:
         """
         keys = self.keys
         ids = [job_id for job_id, _ in jobs]
-        script_keys = [keys.dead, keys.counters, keys.waiting(place), keys.wake(place)]
+        script_keys = [
+            keys.dead,
+            keys.counters,
+            keys.waiting(place),
+            keys.wake(place),
+            keys.places(),
+        ]
         script_keys += map(keys.job, ids)
-        args = [len(jobs), *ids, *(record for _, record in jobs)]
+        args = [len(jobs), place, *ids, *(record for _, record in jobs)]
         reply = await self.transport.call(self.scripts.revive, script_keys, args)
         return [ids[number - 1] for number in reply]
 
@@ -613,8 +632,8 @@ class Broker:
         Moves: pending -> pending. Atomic: `merge.lua`, one chunk a call.
         """
         keys = self.keys
-        script_keys = [source_key, keys.waiting(place), keys.wake(place)]
-        return int(await self.transport.call(self.scripts.merge, script_keys, [limit]))
+        script_keys = [source_key, keys.waiting(place), keys.wake(place), keys.places()]
+        return int(await self.transport.call(self.scripts.merge, script_keys, [limit, place]))
 
     # --- reading ------------------------------------------------------------------------------
 

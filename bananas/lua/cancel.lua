@@ -6,10 +6,11 @@
 -- KEYS[4] epochs     ZSET   epoch -> deadline, unix ms
 -- KEYS[5] counters   HASH   transition -> count
 -- KEYS[6] cancelled  SET    cancelled ids still in a list
+-- KEYS[7] crashes    HASH   id -> processes it killed
 -- ARGV[1] id         id     the job
 -- ARGV[2] seen       record the record by which the caller decided
 -- ARGV[3] record     record the same, cancelled
--- ARGV[4] ttl        s      how long the record is kept
+-- ARGV[4] ttl        s      how long the record is kept; 0 = deleted at once, or when its id is met
 -- ARGV[5] foreign    0|1    1 = the record was not ours: it counts as accepted now
 -- ARGV[6] prefix     string of all keys; lease keys carry its slot
 --
@@ -23,8 +24,12 @@ if leased(KEYS[4], ARGV[6], ARGV[1]) then return 'processing' end
 local scheduled = redis.call('ZSCORE', KEYS[2], ARGV[1])
 redis.call('HLEN', KEYS[5])
 redis.call('SCARD', KEYS[6])
+redis.call('HLEN', KEYS[7])
 redis.call('ZREM', KEYS[2], ARGV[1])
-if scheduled then
+redis.call('HDEL', KEYS[7], ARGV[1])
+if scheduled and ARGV[4] == '0' then
+  redis.call('DEL', KEYS[1])
+elseif scheduled then
   redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[4])
 else
   redis.call('SET', KEYS[1], ARGV[3])

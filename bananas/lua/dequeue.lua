@@ -21,7 +21,8 @@
 --         ids run from the newest to the oldest; a missing record is null; crashes may be empty;
 --         {'specials', version, task…} when the specials changed; {'fenced'} when the epoch is gone
 -- moves   pending -> processing
--- cost    O(limit), plus two LLEN a place
+-- cost    O(limit), plus two LLEN a place; of records that the room leaves behind it reads at most 32,
+--         or four times those it takes
 -- include: lib/now.lua
 local epoch, request, limit, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local deadline = redis.call('ZSCORE', KEYS[4], epoch)
@@ -44,17 +45,21 @@ local answer = {'ok', now_ms()}
 if redis.call('EXISTS', KEYS[1]) == 1 then
   -- asked before: the same jobs again, as far as they are still leased
   local ids = redis.call('SMEMBERS', KEYS[2])
+  table.sort(ids, function(a, b) return a > b end)
   if #ids > 0 then answer[3] = {0, ids, records_of(ids), crashes_of(ids)} end
   return answer
 end
 
+-- records are read in growing steps, so that large ones beyond the room are not read in vain
+local step = 32
 local taken, full = 0, false
-local takes, unmarked = {}, {}
+local takes, leasing, unmarked = {}, {}, {}
 for at = 9, #KEYS, 3 do
+  local left = 0
   for list = at, at + 1 do
-    local waiting = redis.call('LLEN', KEYS[list])
-    if waiting > 0 and not full then
-      local ids = redis.call('LRANGE', KEYS[list], taken - limit, -1)
+    local waiting, count = redis.call('LLEN', KEYS[list]), 0
+    while count < waiting and not full do
+      local ids = redis.call('LRANGE', KEYS[list], -count - math.min(step, limit - taken), -1 - count)
       local records = records_of(ids)
       local first = #ids + 1
       while first > 1 and not full do
@@ -70,24 +75,25 @@ for at = 9, #KEYS, 3 do
         ids, records = {unpack(ids, first)}, {unpack(records, first)}
       end
       if #ids > 0 then
-        taken, waiting = taken + #ids, waiting - #ids
+        taken, count, step = taken + #ids, count + #ids, step * 4
         full = full or taken >= limit
-        takes[#takes + 1] = {KEYS[list], ids}
+        for i = 1, #ids do leasing[#leasing + 1] = ids[i] end
         answer[#answer + 1] = {(at - 6) / 3, ids, records, crashes_of(ids)}
       end
     end
-    if waiting > 0 and redis.call('LLEN', KEYS[at + 2]) == 0 then
-      unmarked[#unmarked + 1] = KEYS[at + 2]
-    end
+    if count > 0 then takes[#takes + 1] = {KEYS[list], count} end
+    left = left + waiting - count
   end
+  if left > 0 and redis.call('LLEN', KEYS[at + 2]) == 0 then unmarked[#unmarked + 1] = KEYS[at + 2] end
 end
 if taken == 0 then return answer end
 
+redis.call('SCARD', KEYS[2])
 redis.call('SCARD', KEYS[3])
 redis.call('HLEN', KEYS[5])
 -- removals first: they lift the refusal at maxmemory for what follows
-for _, take in ipairs(takes) do redis.call('LTRIM', take[1], 0, -1 - #take[2]) end
-for _, take in ipairs(takes) do redis.call('SADD', KEYS[2], unpack(take[2])) end
+for _, take in ipairs(takes) do redis.call('LTRIM', take[1], 0, -1 - take[2]) end
+redis.call('SADD', KEYS[2], unpack(leasing))
 redis.call('SADD', KEYS[3], request)
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[5])
 redis.call('HINCRBY', KEYS[5], 'leased', taken)

@@ -40,6 +40,20 @@ for _ = 1, groups do
   if redis.call('SISMEMBER', KEYS[6], ARGV[at]) == 0 then new_places[#new_places + 1] = ARGV[at] end
   at = at + 2 + tonumber(ARGV[at + 1])
 end
+local dues = {}
+local now = later > 0 and now_ms()
+for i = 1, later do
+  local due = ARGV[at]
+  if string.sub(due, 1, 1) == '+' then
+    due = (now + (tonumber(string.sub(due, 2)) or 0 / 0)) / 1000
+  else
+    due = tonumber(due)
+  end
+  -- a score that ZADD would refuse is refused here, where nothing has been written
+  if not due or due ~= due then return redis.error_reply('ERR due is not a number: ' .. ARGV[at]) end
+  dues[i] = string.format('%.6f', due)
+  at = at + 2
+end
 
 -- MSETNX is the check for duplicates, the touch of every record key and the first write in one;
 -- at maxmemory it is refused and nothing has happened
@@ -79,19 +93,12 @@ for group = 1, groups do
   job = job + count
   at = at + 2 + count
 end
-if later > 0 then
-  local now = now_ms()
-  for i = 1, later do
-    if verdicts == '' or string.sub(verdicts, job + i, job + i) == 'a' then
-      local due = ARGV[at]
-      if string.sub(due, 1, 1) == '+' then
-        due = string.format('%.6f', (now + tonumber(string.sub(due, 2))) / 1000)
-      end
-      redis.call('ZADD', KEYS[3], due, ARGV[at + 1])
-      accepted = accepted + 1
-    end
-    at = at + 2
+for i = 1, later do
+  if verdicts == '' or string.sub(verdicts, job + i, job + i) == 'a' then
+    redis.call('ZADD', KEYS[3], dues[i], ARGV[at + 1])
+    accepted = accepted + 1
   end
+  at = at + 2
 end
 
 if #new_places > 0 then redis.call('SADD', KEYS[6], unpack(new_places)) end

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] scheduled  ZSET   id -> due, unix s
 -- KEYS[2] counters   HASH   transition -> count
--- KEYS[3..] served   LIST   (list, wake marker) of places that foreign producers may have pushed to
+-- KEYS[3] places     SET    every place ever used
+-- KEYS[4..] served   LIST   (list, wake marker) of places that foreign producers may have pushed to
 -- ARGV[1] limit      count  most jobs in this call, 1..500
 -- ARGV[2] prefix     string of all keys; record and list keys carry its slot
 -- ARGV[3..] rest     mixed  (id, place) for jobs reported as unplaced before
@@ -18,7 +19,7 @@ local placed = {}
 for i = 3, #ARGV, 2 do placed[ARGV[i]] = ARGV[i + 1] end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now / 1000), 'LIMIT', 0, ARGV[1])
-local moving, unplaced, by_list, markers = {}, {}, {}, {}
+local moving, unplaced, by_list, markers, places = {}, {}, {}, {}, {}
 for _, id in ipairs(due) do
   local place = placed[id] or place_of(prefix .. ':job:' .. id)
   if place then
@@ -28,6 +29,7 @@ for _, id in ipairs(due) do
     if not ids then
       ids = {}
       by_list[list] = ids
+      places[#places + 1] = place
       redis.call('LLEN', list)
       if redis.call('LLEN', list .. ':wake') == 0 then markers[#markers + 1] = list .. ':wake' end
     end
@@ -36,16 +38,18 @@ for _, id in ipairs(due) do
     unplaced[#unplaced + 1] = id
   end
 end
-for key = 3, #KEYS, 2 do
+for key = 4, #KEYS, 2 do
   if not by_list[KEYS[key]] and redis.call('LLEN', KEYS[key]) > 0 and redis.call('LLEN', KEYS[key + 1]) == 0 then
     markers[#markers + 1] = KEYS[key + 1]
   end
 end
 redis.call('HLEN', KEYS[2])
+redis.call('SCARD', KEYS[3])
 
 if #moving > 0 then
   redis.call('ZREM', KEYS[1], unpack(moving))
   for list, ids in pairs(by_list) do redis.call('LPUSH', list, unpack(ids)) end
+  redis.call('SADD', KEYS[3], unpack(places))
   redis.call('HINCRBY', KEYS[2], 'promoted', #moving)
 elseif #markers > 0 then
   redis.call('ZREM', KEYS[1], '')

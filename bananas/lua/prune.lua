@@ -10,14 +10,10 @@
 -- moves   failed -> deleted
 -- cost    O(limit log dead)
 -- include: lib/now.lua
+-- include: lib/bury.lua
 local before = string.format('%.6f', (now_ms() - tonumber(ARGV[1])) / 1000)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. before, 'LIMIT', 0, ARGV[2])
 if #ids == 0 then return 0 end
-redis.call('HLEN', KEYS[2])
 local keys = {}
 for i, id in ipairs(ids) do keys[i] = ARGV[3] .. id end
-redis.call('EXISTS', unpack(keys))
-redis.call('ZREM', KEYS[1], unpack(ids))
-redis.call('DEL', unpack(keys))
-redis.call('HINCRBY', KEYS[2], 'purged', #ids)
-return #ids
+return bury(KEYS[1], KEYS[2], ids, keys)

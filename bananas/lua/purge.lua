@@ -3,13 +3,13 @@
 -- KEYS[1] dead      ZSET   id -> failed at, unix s
 -- KEYS[2] counters  HASH   transition -> count
 -- KEYS[3..] jobs    STRING a record key an id
--- ARGV[1..] ids     id     the jobs, 1..500, no id twice
+-- ARGV[1..] ids     id     the jobs, 1..500
 --
 -- returns how many were in the dead-letter queue and are gone
 -- moves   failed -> deleted
 -- cost    O(jobs log dead)
+-- include: lib/bury.lua
 local scores = redis.call('ZMSCORE', KEYS[1], unpack(ARGV))
-redis.call('HLEN', KEYS[2])
 local ids, keys = {}, {}
 for i, score in ipairs(scores) do
   if score then
@@ -18,7 +18,4 @@ for i, score in ipairs(scores) do
   end
 end
 if #ids == 0 then return 0 end
-redis.call('ZREM', KEYS[1], unpack(ids))
-redis.call('DEL', unpack(keys))
-redis.call('HINCRBY', KEYS[2], 'purged', #ids)
-return #ids
+return bury(KEYS[1], KEYS[2], ids, keys)

@@ -7,17 +7,18 @@
 -- KEYS[5] dead           ZSET   id -> failed at, unix s
 -- KEYS[6] crashes        HASH   id -> processes it killed
 -- KEYS[7] cancelled      SET    cancelled ids that were still in a list
--- KEYS[8..] rest         mixed  a record key (STRING) a job in their order; then per `pass` section
+-- KEYS[8] places         SET    every place ever used
+-- KEYS[9..] rest         mixed  a record key (STRING) a job in their order; then per `pass` section
 --                               its list (LIST) and wake marker (LIST); then result keys (HASH)
 -- ARGV[1] request        id     the token
 -- ARGV[2] jobs           count  jobs in this call, 1..500, no id twice
 -- ARGV[3..] rest         mixed  the ids; then sections that take the jobs in order, each
 --                               (op, count, …):
 --          drop    -                     completed, its record deleted
---          keep    ttl s, record…        completed, its record kept for a while
+--          keep    ttl s, record…        completed, its record kept for a while; ttl 0 = deleted
 --          later   counter, (+ms, record)…  scheduled again, counted under that name
---          fail    ttl s, record…        failed, into the dead-letter queue
---          pass    end                   to another list: R its front (given back), L its back (routed)
+--          fail    ttl s, record…        failed, into the dead-letter queue; ttl 0 = record deleted
+--          pass    end, place            to another list: R its front (given back), L its back (routed)
 --          lapse   ttl s, record…        expired before it began; ttl 0 = record deleted
 --          forget  ttl s                 was cancelled while it waited: counted then, gone now
 --        then notes on jobs by their number: (foreign, count, number…): accepted by this settle;
@@ -44,7 +45,7 @@ redis.call('ZCARD', KEYS[4])
 redis.call('ZCARD', KEYS[5])
 redis.call('SCARD', KEYS[7])
 local crashed = redis.call('HLEN', KEYS[6]) > 0
-local list = 8 + jobs
+local list = 9 + jobs
 local at = 3 + jobs
 local lists = 0
 while ARGV[at] do
@@ -56,8 +57,9 @@ while ARGV[at] do
   elseif op == 'pass' then
     redis.call('LLEN', KEYS[list + 2 * lists])
     redis.call('LLEN', KEYS[list + 2 * lists + 1])
+    redis.call('SCARD', KEYS[8])
     lists = lists + 1
-    at = at + 1
+    at = at + 2
   elseif op == 'foreign' then at = at + count
   elseif op == 'result' then
     for _ = 1, count do at = at + 5 + tonumber(ARGV[at + 4]) end
@@ -79,6 +81,10 @@ local function in_section(job, count)
   return n
 end
 
+local function store(key, record, ttl)
+  if ttl == '0' then redis.call('DEL', key) else redis.call('SET', key, record, 'EX', ttl) end
+end
+
 local now
 local job = 1
 at = 3 + jobs
@@ -88,19 +94,23 @@ while ARGV[at] do
   at = at + 2
   if op == 'drop' then
     if all then
-      redis.call('DEL', unpack(KEYS, 7 + job, 6 + job + count))
+      redis.call('DEL', unpack(KEYS, 8 + job, 7 + job + count))
     else
       for i = job, job + count - 1 do
-        if held[i] == 1 then redis.call('DEL', KEYS[7 + i]) end
+        if held[i] == 1 then redis.call('DEL', KEYS[8 + i]) end
       end
     end
-    if crashed then redis.call('HDEL', KEYS[6], unpack(ARGV, 2 + job, 1 + job + count)) end
+    if crashed then
+      for i = job, job + count - 1 do
+        if held[i] == 1 then redis.call('HDEL', KEYS[6], ARGV[2 + i]) end
+      end
+    end
     count_up('completed', in_section(job, count))
     job = job + count
   elseif op == 'keep' then
     for i = 1, count do
       if held[job] == 1 then
-        redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
+        store(KEYS[8 + job], ARGV[at + i], ARGV[at])
         if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
       end
       job = job + 1
@@ -113,7 +123,7 @@ while ARGV[at] do
       if held[job] == 1 then
         local due = (now + tonumber(ARGV[at + 2 * i - 1])) / 1000
         redis.call('ZADD', KEYS[4], string.format('%.6f', due), ARGV[2 + job])
-        redis.call('SET', KEYS[7 + job], ARGV[at + 2 * i])
+        redis.call('SET', KEYS[8 + job], ARGV[at + 2 * i])
       end
       job = job + 1
     end
@@ -124,8 +134,9 @@ while ARGV[at] do
     local score = string.format('%.6f', now / 1000)
     for i = 1, count do
       if held[job] == 1 then
-        redis.call('ZADD', KEYS[5], score, ARGV[2 + job])
-        redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
+        -- an older failure under the same id, its record long expired, gives way
+        if redis.call('ZADD', KEYS[5], score, ARGV[2 + job]) == 0 then count_up('purged', 1) end
+        store(KEYS[8 + job], ARGV[at + i], ARGV[at])
         if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
       end
       job = job + 1
@@ -138,18 +149,19 @@ while ARGV[at] do
       if held[job] == 1 then redis.call(side, KEYS[list], ARGV[2 + job]) end
       job = job + 1
     end
-    wake(KEYS[list + 1])
+    local passed = in_section(first, count)
+    if passed > 0 then
+      wake(KEYS[list + 1])
+      redis.call('SADD', KEYS[8], ARGV[at + 1])
+    end
     list = list + 2
-    at = at + 1
-    count_up(side == 'LPUSH' and 'routed' or 'released', in_section(first, count))
+    at = at + 2
+    count_up(side == 'LPUSH' and 'routed' or 'released', passed)
   elseif op == 'lapse' then
     for i = 1, count do
       if held[job] == 1 then
-        if ARGV[at] == '0' then
-          redis.call('DEL', KEYS[7 + job])
-        else
-          redis.call('SET', KEYS[7 + job], ARGV[at + i], 'EX', ARGV[at])
-        end
+        store(KEYS[8 + job], ARGV[at + i], ARGV[at])
+        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
       end
       job = job + 1
     end
@@ -159,7 +171,8 @@ while ARGV[at] do
     for _ = 1, count do
       if held[job] == 1 then
         redis.call('SREM', KEYS[7], ARGV[2 + job])
-        redis.call('EXPIRE', KEYS[7 + job], ARGV[at])
+        redis.call('EXPIRE', KEYS[8 + job], ARGV[at])
+        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
       end
       job = job + 1
     end

@@ -24,6 +24,8 @@ local function give_back(prefix, epoch_leases, requests, limit, placed)
     end
     by_lease[#by_lease + 1] = {request, lease, leaving}
   end
+  local places = prefix .. ':places'
+  redis.call('SCARD', places)
   for place in pairs(by_place) do
     redis.call('LLEN', prefix .. ':' .. place)
     redis.call('LLEN', prefix .. ':' .. place .. ':wake')
@@ -37,6 +39,7 @@ local function give_back(prefix, epoch_leases, requests, limit, placed)
     -- ids are time-ordered: the oldest is pushed last and taken first
     table.sort(ids, function(a, b) return a > b end)
     redis.call('RPUSH', prefix .. ':' .. place, unpack(ids))
+    redis.call('SADD', places, place)
     wake(prefix .. ':' .. place .. ':wake')
   end
   return moved, unplaced
