@@ -568,7 +568,7 @@ class Broker:
             keys.places(),
         ]
         script_keys += map(keys.job, ids)
-        args = [len(jobs), place, *ids, *(record for _, record in jobs)]
+        args: list[Any] = [len(jobs), place, *ids, *(record for _, record in jobs)]
         reply = await self.transport.call(self.scripts.revive, script_keys, args)
         return [ids[number - 1] for number in reply]
 

@@ -227,8 +227,7 @@ def define(
         FieldError: A name or an option breaks its rule.
         PayloadTypeError: The handler's parameters cannot be sent.
     """
-    chosen = name or getattr(function, "__name__", "")
-    validate_name(chosen)
+    chosen = validate_name(name or getattr(function, "__name__", ""))
     is_async = inspect.iscoroutinefunction(function)
     if inline and (is_async or batching is not None):
         raise FieldError("inline", "is for short `def` handlers of single jobs", inline)

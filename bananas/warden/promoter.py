@@ -1,0 +1,45 @@
+"""Moves jobs that have become due to their queues, and wakes workers for foreign pushes.
+
+Any number of promoters may run; each step is one script. It sleeps until the next job is
+due, at most one interval, which is also how long a foreign push may wait to be noticed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bananas.broker import MAX_JOBS
+from bananas.placement import find_places
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bananas.broker import Broker
+
+
+class Promoter:
+    """Promotes."""
+
+    def __init__(self, broker: Broker, served: Sequence[str], *, interval_s: float) -> None:
+        """Promote every `interval_s`; keep the wake markers of `served` places right."""
+        self._broker = broker
+        self._served = served
+        self._interval_s = interval_s
+        self.promoted = 0
+
+    async def promote(self) -> float:
+        """Move everything that is due; returns how long to wait, seconds.
+
+        Raises:
+            BrokerError: Redis did not answer.
+        """
+        placed: dict[bytes, str] = {}
+        while True:
+            step = await self._broker.promote(self._served, placed)
+            self.promoted += step.moved
+            placed = await find_places(self._broker, step.unplaced)
+            if step.moved + len(step.unplaced) < MAX_JOBS and not placed:
+                break
+        if step.wait_ms is None:
+            return self._interval_s
+        return min(self._interval_s, step.wait_ms / 1000)

@@ -1,0 +1,134 @@
+"""The warden: beat, reclaimer, promoter and pruner, each in its own rhythm, all replaceable.
+
+Its death costs nothing but its restart: everything it does is one script that several
+wardens may call at once, and what it must know stands in the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from bananas.errors import BrokerError
+from bananas.warden.beat import Beat
+from bananas.warden.promoter import Promoter
+from bananas.warden.pruner import Pruner
+from bananas.warden.reclaimer import Reclaimer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from bananas.broker import Broker
+    from bananas.clock import Clock
+    from bananas.settings import Settings
+    from bananas.table import Table
+
+log = logging.getLogger("bananas.warden")
+
+_PRUNE_S: Final = 10.0
+_RETRY_S: Final = 0.5
+
+
+class Warden:
+    """The services of one host."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        settings: Settings,
+        table: Table,
+        clock: Clock,
+        *,
+        served: Sequence[str],
+        scheduler: bool,
+    ) -> None:
+        """Serve a table; with `scheduler`, also promote, sweep and prune for the whole fleet."""
+        ttl_s = settings.lease_ttl_s
+        self._table = table
+        self._beat_s = settings.beat_interval_s
+        self._sweep_s = min(settings.scheduler_interval_s, ttl_s / 4)
+        self._scheduler = scheduler
+        self.beat = Beat(broker, table, clock, ttl_s=ttl_s)
+        self.reclaimer = Reclaimer(broker, table, clock, ttl_s=ttl_s)
+        self.promoter = Promoter(broker, served, interval_s=settings.promote_interval_s)
+        self.pruner = Pruner(broker, retention_failed_s=settings.retention_failed_s)
+        self._death = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.last_beat_s: float | None = None
+        """Monotonic time of the last good beat: readiness goes by it."""
+
+    def notice_death(self) -> None:
+        """A child has ended: look at once."""
+        self._death.set()
+
+    def start(self) -> None:
+        """Start the rhythms."""
+        loop = asyncio.get_running_loop()
+        rhythms = [("beat", self._beat()), ("reclaimer of the dead", self._reclaim_dead())]
+        if self._scheduler:
+            rhythms += [
+                ("promoter", self._promote()),
+                ("reclaimer of the lapsed", self._every(self._sweep_s, self._sweep, "sweep")),
+                ("pruner", self._every(_PRUNE_S, self._prune, "prune")),
+            ]
+        self._tasks = [loop.create_task(rhythm, name=name) for name, rhythm in rhythms]
+
+    async def stop(self) -> None:
+        """End the rhythms; returns what the dead held first, if Redis answers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(2 * _RETRY_S):
+                await self.reclaimer.reclaim_dead()
+        except (BrokerError, TimeoutError) as error:
+            log.warning("left with leases of the dead, they will lapse: %s", error)
+
+    async def _beat(self) -> None:
+        async def beat() -> None:
+            await self.beat.beat()
+            self.last_beat_s = time.monotonic()
+
+        await self._every(self._beat_s, beat, "beat")
+
+    async def _reclaim_dead(self) -> None:
+        while True:
+            self._death.clear()
+            try:
+                await self.reclaimer.reclaim_dead()
+            except BrokerError as error:
+                log.warning("cannot reclaim: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            try:
+                # a lost notice costs one beat
+                await asyncio.wait_for(self._death.wait(), self._beat_s)
+            except TimeoutError:
+                continue
+
+    async def _promote(self) -> None:
+        while True:
+            try:
+                wait_s = await self.promoter.promote()
+            except BrokerError as error:
+                log.warning("cannot promote: %s", error)
+                wait_s = _RETRY_S
+            await asyncio.sleep(wait_s)
+
+    async def _sweep(self) -> None:
+        await self.reclaimer.reclaim_lapsed()
+
+    async def _prune(self) -> None:
+        await self.pruner.prune()
+        await self.pruner.give_up_lists()
+
+    async def _every(self, interval_s: float, step: Callable[[], Awaitable[None]], name: str) -> None:
+        """Take a step, then wait; an outage is logged and outlived."""
+        while True:
+            try:
+                await step()
+            except BrokerError as error:
+                log.warning("cannot %s: %s", name, error)
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,151 @@
+"""One run of one leased job, from its dequeue to its outcome, and the lease it belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bananas.broker import Settlement
+from bananas.errors import JobTimedOutError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bananas.job import Job
+    from bananas.keys import Priority
+    from bananas.registry import Definition
+
+
+class Lease:
+    """Jobs that one dequeue request gave us, and their outcomes not yet sent.
+
+    `open` counts jobs without an outcome; the lease is over when it is 0 and nothing
+    is left to send.
+    """
+
+    __slots__ = ("epoch", "open", "request", "settlement")
+
+    def __init__(self, epoch: str, request: str, jobs: int) -> None:
+        """Start with all jobs open."""
+        self.epoch = epoch
+        self.request = request
+        self.open = jobs
+        self.settlement = Settlement(request)
+
+    def take_settlement(self) -> Settlement:
+        """Return what is to be sent and gather anew."""
+        taken = self.settlement
+        self.settlement = Settlement(self.request)
+        return taken
+
+
+class Attempt:
+    """One run of a job; handlers see it as their `JobContext`."""
+
+    __slots__ = (
+        "crashes",
+        "definition",
+        "finished",
+        "giving_back",
+        "job",
+        "job_id",
+        "lease",
+        "origin",
+        "soft_limit_s",
+        "started_s",
+        "timed_out",
+    )
+
+    def __init__(
+        self,
+        job_id: bytes,
+        job: Job,
+        definition: Definition,
+        lease: Lease,
+        origin: str,
+        crashes: int,
+        soft_limit_s: float,
+    ) -> None:
+        """Hold what a run needs; nothing is decoded yet."""
+        self.job_id = job_id
+        self.job = job
+        self.definition = definition
+        self.lease = lease
+        self.origin = origin
+        self.crashes = crashes
+        self.soft_limit_s = soft_limit_s
+        self.started_s = 0.0
+        self.finished = False
+        self.timed_out = False
+        self.giving_back = False
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.job.name
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is, from 1; runs that killed their process count."""
+        return self.runs_before + 1
+
+    @property
+    def runs_before(self) -> int:
+        """Runs made before this one."""
+        return self.job.attempts + max(0, self.crashes - self.job.crashes)
+
+    @property
+    def max_retries(self) -> int:
+        """How many runs are allowed."""
+        return self.job.max_retries
+
+    @property
+    def priority(self) -> Priority:
+        """The job's priority."""
+        return self.job.priority  # type: ignore[return-value]  # checked when it was decoded
+
+    @property
+    def routing_key(self) -> str:
+        """The job's routing key."""
+        return self.job.routing_key
+
+    @property
+    def created_at(self) -> str:
+        """When it was enqueued, RFC 3339."""
+        return self.job.created_at
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run should stop."""
+        return self.timed_out or self.giving_back
+
+    def timeout(self) -> JobTimedOutError:
+        """Return the error of a run that outlived its soft limit."""
+        return JobTimedOutError(f"timed out after {self.soft_limit_s:g} s")
+
+
+class Bunch:
+    """Items of one batch task that go to its handler in one call."""
+
+    __slots__ = ("attempts", "definition", "giving_back", "soft_limit_s", "started_s", "timed_out")
+
+    def __init__(self, definition: Definition, attempts: Sequence[Attempt]) -> None:
+        """Hold the runs that share a call; the longest limit among them holds for all."""
+        self.definition = definition
+        self.attempts = attempts
+        self.soft_limit_s = max(attempt.soft_limit_s for attempt in attempts)
+        self.started_s = 0.0
+        self.timed_out = False
+        self.giving_back = False
+
+    def timeout(self) -> JobTimedOutError:
+        """Return the error of a call that outlived its soft limit."""
+        return JobTimedOutError(f"timed out after {self.soft_limit_s:g} s")
+
+
+Unit = Attempt | Bunch
+"""What a runner takes at once."""

@@ -1,0 +1,63 @@
+"""Units that were fetched and not begun, in strict order of priority, first in first out."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bananas.worker.attempt import Bunch
+
+if TYPE_CHECKING:
+    from bananas.worker.attempt import Unit
+
+
+class Buffer:
+    """Three queues, one a priority; `pop` may be called from any thread."""
+
+    __slots__ = ("_high", "_low", "_normal")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._high: deque[Unit] = deque()
+        self._normal: deque[Unit] = deque()
+        self._low: deque[Unit] = deque()
+
+    def __len__(self) -> int:
+        """Return how many units wait."""
+        return len(self._high) + len(self._normal) + len(self._low)
+
+    def put(self, unit: Unit) -> None:
+        """Add a unit behind those of its priority."""
+        job = (unit.attempts[0] if isinstance(unit, Bunch) else unit).job
+        priority = job.priority
+        if priority == "normal":
+            self._normal.append(unit)
+        elif priority == "high":
+            self._high.append(unit)
+        else:
+            self._low.append(unit)
+
+    def pop(self) -> Unit | None:
+        """Return the next unit, or None."""
+        for queue in (self._high, self._normal, self._low):
+            try:
+                return queue.popleft()
+            except IndexError:
+                continue
+        return None
+
+    def pop_last(self) -> Unit | None:
+        """Return the unit that would come last, or None."""
+        for queue in (self._low, self._normal, self._high):
+            try:
+                return queue.pop()
+            except IndexError:
+                continue
+        return None
+
+    def clear(self) -> list[Unit]:
+        """Take everything out, in order."""
+        taken: list[Unit] = []
+        while (unit := self.pop()) is not None:
+            taken.append(unit)
+        return taken

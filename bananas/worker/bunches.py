@@ -1,0 +1,110 @@
+"""Batch tasks: items gathered until there are enough or the first has waited long enough."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from bananas.codec import decode_payload
+from bananas.errors import DecodeError
+from bananas.worker.attempt import Attempt, Bunch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bananas.registry import Definition
+    from bananas.worker.outcomes import Outcomes
+
+
+class Items:
+    """What a bunch's handler is given, and what could not be given to it."""
+
+    __slots__ = ("attempts", "broken", "values")
+
+    def __init__(self, bunch: Bunch) -> None:
+        """Decode the payloads; an item that does not decode or fit is `broken` alone."""
+        self.attempts: list[Attempt] = []
+        self.values: list[Any] = []
+        self.broken: list[tuple[Attempt, Exception]] = []
+        from_payload = bunch.definition.from_payload
+        for attempt in bunch.attempts:
+            attempt.started_s = bunch.started_s
+            try:
+                value = from_payload(decode_payload(attempt.job.payload_json))
+            except (DecodeError, TypeError, ValueError) as error:
+                self.broken.append((attempt, error))
+            else:
+                self.attempts.append(attempt)
+                self.values.append(value)
+
+    def raised(self, outcomes: Outcomes, error: BaseException) -> None:
+        """The call raised: every item shares its fate."""
+        self._bury_broken(outcomes)
+        for attempt in self.attempts:
+            outcomes.raised(attempt, error)
+
+    def returned(self, outcomes: Outcomes, answer: object) -> None:
+        """The call returned: None = all well, else a verdict an item."""
+        if answer is None:
+            answer = [None] * len(self.attempts)
+        if not isinstance(answer, list | tuple) or len(answer) != len(self.attempts):
+            got = type(answer).__name__
+            if isinstance(answer, list | tuple):
+                got = f"{len(answer)} verdicts"
+            wanted = f"a batch handler returns None or {len(self.attempts)} verdicts, not {got}"
+            self.raised(outcomes, TypeError(wanted))
+            return
+        self._bury_broken(outcomes)
+        for attempt, outcome in zip(self.attempts, answer, strict=True):
+            outcomes.judged(attempt, outcome)
+
+    def _bury_broken(self, outcomes: Outcomes) -> None:
+        for attempt, error in self.broken:
+            outcomes.broken_payload(attempt, error)
+
+
+class Gatherer:
+    """Items of one batch task on their way into bunches, one gathering a priority."""
+
+    def __init__(self, definition: Definition, send: Callable[[Bunch], None]) -> None:
+        """Hand whole bunches to `send`."""
+        if definition.batching is None:
+            raise TypeError(f'task "{definition.name}" is not a batch task')
+        self._definition = definition
+        self._max_size = definition.batching.max_size
+        self._linger_s = definition.batching.linger_s
+        self._send = send
+        self._waiting: dict[str, list[Attempt]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        """Return how many items wait for company."""
+        return sum(map(len, self._waiting.values()))
+
+    def put(self, attempt: Attempt) -> None:
+        """Add an item; a full bunch leaves at once, another after its linger time."""
+        priority = attempt.job.priority
+        waiting = self._waiting.setdefault(priority, [])
+        waiting.append(attempt)
+        if len(waiting) >= self._max_size:
+            self._leave(priority)
+        elif priority not in self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers[priority] = loop.call_later(self._linger_s, self._leave, priority)
+
+    def take(self) -> list[Attempt]:
+        """Take out what waits, to be given back."""
+        taken = [attempt for waiting in self._waiting.values() for attempt in waiting]
+        self._waiting.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        return taken
+
+    def _leave(self, priority: str) -> None:
+        timer = self._timers.pop(priority, None)
+        if timer is not None:
+            timer.cancel()
+        waiting = self._waiting.pop(priority, None)
+        if waiting:
+            self._send(Bunch(self._definition, waiting))

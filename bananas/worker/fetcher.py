@@ -1,0 +1,202 @@
+"""Keeps the lanes fed: asks for the next jobs before the last are done, and for no more.
+
+How much is fetched ahead follows from how fast jobs end here: a tenth of a second of
+work, so that a worker with slow jobs hoards none while its neighbours idle. Without work
+it blocks on the wake markers; a lost marker costs one poll interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from bananas.broker import Fenced
+from bananas.errors import BrokerError
+from bananas.ids import request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bananas.broker import Batch, Broker
+    from bananas.settings import Settings
+    from bananas.transport import Transport
+    from bananas.worker.places import Service
+    from bananas.worker.sorter import Sorter
+
+log = logging.getLogger("bananas.worker")
+
+AHEAD_S: Final = 0.1
+"""Work to hold ahead, seconds."""
+
+ROOM_BYTES: Final = 1 << 20
+"""Most bytes of records in one answer."""
+
+_SMOOTHING_S: Final = 0.5
+_PAUSE_S: Final = 0.5
+_WAKE_MARGIN_S: Final = 5.0
+
+
+class Pace:
+    """How many jobs end here a second, smoothed over half a second."""
+
+    def __init__(self, now_s: float) -> None:
+        """Start at 0."""
+        self.per_s = 0.0
+        self._count = 0
+        self._at_s = now_s
+
+    def saw(self, count: int, now_s: float) -> None:
+        """Take over how many have ended in all by now."""
+        elapsed_s = now_s - self._at_s
+        if elapsed_s < 0.001:
+            return
+        current = (count - self._count) / elapsed_s
+        weight = min(1.0, elapsed_s / _SMOOTHING_S) if current < self.per_s else 0.5
+        self.per_s += (current - self.per_s) * weight
+        self._count = count
+        self._at_s = now_s
+
+
+class Fetcher:
+    """The one who asks for jobs."""
+
+    def __init__(  # noqa: PLR0913 - it stands between all the others
+        self,
+        broker: Broker,
+        wake_transport: Transport,
+        service: Service,
+        sorter: Sorter,
+        settings: Settings,
+        *,
+        known: frozenset[str],
+        appetite: Callable[[int], int],
+        admit: Callable[[Batch], None],
+        fenced: Callable[[str], None],
+    ) -> None:
+        """Feed `admit` with batches of at most what `appetite(ahead)` says.
+
+        Args:
+            broker: Leases come from here.
+            wake_transport: Apart from the broker's, since a blocked read holds it.
+            service: Which places, in which order.
+            sorter: For workers that do not lease from the common places.
+            settings: Batch size and poll interval.
+            known: Tasks registered here.
+            appetite: Jobs wanted now when `ahead` may wait beside those running.
+            admit: Takes a batch.
+            fenced: Told that the epoch is gone.
+        """
+        self._broker = broker
+        self._wake_transport = wake_transport
+        self._service = service
+        self._sorter = sorter
+        self._batch = settings.dequeue_batch
+        self._poll_s = settings.poll_interval_s
+        self._known = known
+        self._appetite = appetite
+        self._admit = admit
+        self._fenced = fenced
+        self._stirred = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.epoch = ""
+        self.closed = False
+        """Fetch nothing while True: quiet, recycling, or outcomes cannot be sent."""
+        self.in_flight: str | None = None
+        """The request that waits for its answer."""
+        self.pace = Pace(monotonic())
+        self.last_answer_s = monotonic()
+        """Monotonic time of the last good answer: readiness goes by it."""
+
+    def start(self, epoch: str) -> None:
+        """Start fetching for an epoch."""
+        self.epoch = epoch
+        self._task = asyncio.get_running_loop().create_task(self._fetch_for_ever(), name="fetcher")
+
+    def stir(self) -> None:
+        """Look again: there is room, or something has changed."""
+        self._stirred.set()
+
+    async def stop(self) -> None:
+        """Ask for nothing more; an answer under way is still admitted."""
+        self._stopping = True
+        self.stir()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def ahead(self) -> int:
+        """Return how many jobs may wait here beside those that run."""
+        return int(min(self.pace.per_s * AHEAD_S, 2 * self._batch))
+
+    async def _fetch_for_ever(self) -> None:
+        while not self._stopping:
+            wanted = 0 if self.closed else self._appetite(self.ahead())
+            if wanted <= 0:
+                await self._stirred.wait()
+                self._stirred.clear()
+                continue
+            try:
+                batch = await self._fetch(min(wanted, self._batch))
+                if batch is not None and not batch.jobs:
+                    more = await self._sorter.sort()
+                    if not more and not self._stopping:
+                        await self._wait_for_work()
+            except BrokerError as error:
+                log.warning("cannot fetch: %s", error)
+                await self._pause(_PAUSE_S)
+
+    async def _fetch(self, limit: int) -> Batch | None:
+        """Ask once; returns None when there is reason to ask anew at once."""
+        broker = self._broker
+        places = self._service.places(self._known, broker.specials)
+        self.in_flight = request_id()
+        epoch = self.epoch
+        try:
+            batch = await broker.dequeue(
+                self.in_flight, epoch, places, limit=limit, room_bytes=ROOM_BYTES
+            )
+        finally:
+            request, self.in_flight = self.in_flight, None
+        self.last_answer_s = monotonic()
+        if batch is None:
+            return None
+        if isinstance(batch, Fenced):
+            self._fenced(epoch)
+            return None
+        if batch.jobs:
+            if epoch != self.epoch:
+                log.warning("request %s was answered after its epoch was given up", request)
+                return None
+            self._admit(batch)
+        return batch
+
+    async def _wait_for_work(self) -> None:
+        """Block on the wake markers; each answer, or none in time, is reason to ask."""
+        keys = self._broker.keys
+        places = self._service.places(self._known, self._broker.specials)
+        poll_s = min(self._poll_s, 0.1) if self._service.sources() else self._poll_s
+        woken = asyncio.ensure_future(
+            self._wake_transport.command(
+                "BLPOP", *map(keys.wake, places), poll_s, timeout_s=poll_s + _WAKE_MARGIN_S
+            )
+        )
+        # a stir alone brings no jobs: only a marker, its time, or the end of fetching counts
+        while not woken.done() and not self._stopping and not self.closed:
+            stirred = asyncio.ensure_future(self._stirred.wait())
+            await asyncio.wait((woken, stirred), return_when=asyncio.FIRST_COMPLETED)
+            stirred.cancel()
+            self._stirred.clear()
+        if not woken.done():
+            woken.cancel()
+        elif (error := woken.exception()) is not None:
+            log.debug("wake-up lost: %s", error)
+            await self._pause(_PAUSE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stirred.wait(), seconds)
+        except TimeoutError:
+            return
+        self._stirred.clear()

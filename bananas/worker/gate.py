@@ -1,0 +1,87 @@
+"""The gate before every run: closed while a suspect runs alone or the lease has run out.
+
+A job that was running when its process died is a suspect. It runs with nothing beside
+it, so that a second death is its own and its neighbours are never charged for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from bananas.worker.attempt import Unit
+
+
+class Lane(Protocol):
+    """A set of runners with a buffer of units before them."""
+
+    @property
+    def busy(self) -> int:
+        """Runners at work."""
+
+    def hold(self) -> None:
+        """Start nothing more until `unhold`."""
+
+    def unhold(self) -> None:
+        """Start what is buffered."""
+
+    def run_alone(self, unit: Unit) -> None:
+        """Start this unit although held."""
+
+
+class Gate:
+    """Holds the lanes back and lets suspects through one by one."""
+
+    def __init__(self) -> None:
+        """Start open, without lanes."""
+        self._lanes: list[Lane] = []
+        self._suspects: deque[tuple[Lane, Unit]] = deque()
+        self._barred = False
+        self._held = False
+        self._alone = False
+
+    def guard(self, *lanes: Lane) -> None:
+        """Put lanes behind the gate."""
+        self._lanes += lanes
+
+    @property
+    def suspects(self) -> int:
+        """How many suspects wait for their turn."""
+        return len(self._suspects)
+
+    def suspect(self, lane: Lane, unit: Unit) -> None:
+        """Let this unit run in its lane when nothing else does."""
+        self._suspects.append((lane, unit))
+        self.settle()
+
+    def take_suspects(self) -> list[Unit]:
+        """Return and forget the suspects that wait."""
+        taken = [unit for _, unit in self._suspects]
+        self._suspects.clear()
+        self.settle()
+        return taken
+
+    def bar(self, *, barred: bool) -> None:
+        """Close for a reason of the worker's: the lease has run out."""
+        if barred != self._barred:
+            self._barred = barred
+            self.settle()
+
+    def settle(self) -> None:
+        """Look again; every lane calls this when a runner has come to rest."""
+        wanted = self._barred or bool(self._suspects)
+        idle = not any(lane.busy for lane in self._lanes)
+        if wanted and not self._held:
+            self._held = True
+            for lane in self._lanes:
+                lane.hold()
+        self._alone = self._alone and not idle
+        if self._suspects and idle and not self._barred:
+            lane, unit = self._suspects.popleft()
+            self._alone = True
+            lane.run_alone(unit)
+        elif self._held and not wanted and not self._alone:
+            self._held = False
+            for lane in self._lanes:
+                lane.unhold()

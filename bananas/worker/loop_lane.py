@@ -1,0 +1,252 @@
+"""Runners on the event loop: long-lived coroutines that await handler after handler.
+
+No task and no timer a job: a no-op handler costs one await. A runner leaves the loop to
+others after a slice of jobs, and its cancellation is how a soft time limit reaches the
+handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from bananas.codec import decode_payload
+from bananas.context import running_job
+from bananas.errors import DecodeError
+from bananas.worker.attempt import Attempt, Bunch
+from bananas.worker.buffer import Buffer
+from bananas.worker.bunches import Items
+
+if TYPE_CHECKING:
+    from bananas.worker.attempt import Unit
+    from bananas.worker.begun import BegunBoard
+    from bananas.worker.gate import Gate
+    from bananas.worker.outcomes import Outcomes
+
+SLICE: Final = 32
+"""Jobs a runner does without a pause of its own before others get the loop: about 0.1 ms of no-ops."""
+
+
+class LoopLane:
+    """`async def` and inline handlers, and bunches for async batch handlers."""
+
+    def __init__(
+        self, runners: int, outcomes: Outcomes, board: BegunBoard, gate: Gate, *, hard_grace_s: float
+    ) -> None:
+        """Prepare `runners` runners; `start` needs the loop."""
+        self._outcomes = outcomes
+        self._board = board
+        self._gate = gate
+        self._hard_grace_s = hard_grace_s
+        self._buffer = Buffer()
+        self._held = False
+        self._alone: deque[Unit] = deque()
+        self._resting: deque[asyncio.Future[None]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._current: list[Unit | None] = [None] * runners
+        self._runners = runners
+        self.busy = 0
+        self.started = 0
+        self.lease_until_s = float("inf")
+        """Monotonic time after which nothing may be begun (I5); the worker moves it."""
+
+    def start(self) -> None:
+        """Start the runners."""
+        loop = asyncio.get_running_loop()
+        self.busy = self._runners
+        self._tasks = [
+            loop.create_task(self._run(index), name=f"runner {index}") for index in range(self._runners)
+        ]
+
+    # --- what the worker does with it -------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return how many units wait."""
+        return len(self._buffer)
+
+    def put(self, unit: Unit) -> None:
+        """Buffer a unit; call `nudge` after the last of a batch."""
+        self._buffer.put(unit)
+
+    def nudge(self) -> None:
+        """Wake as many runners as there is work."""
+        if self._held:
+            return
+        for _ in range(min(len(self._buffer), len(self._resting))):
+            self._wake_one()
+
+    def hold(self) -> None:
+        """Start nothing more."""
+        self._held = True
+
+    def unhold(self) -> None:
+        """Go on with what is buffered."""
+        self._held = False
+        self.nudge()
+
+    def run_alone(self, unit: Unit) -> None:
+        """Run this unit although held."""
+        self._alone.append(unit)
+        self._wake_one()
+
+    def surplus(self, keep: int) -> list[Attempt]:
+        """Take out what waits beyond `keep` units, the last ones first."""
+        taken: list[Attempt] = []
+        while len(self._buffer) > keep:
+            unit = self._buffer.pop_last()
+            if isinstance(unit, Attempt):
+                taken.append(unit)
+            elif isinstance(unit, Bunch):
+                taken += unit.attempts
+        return taken
+
+    def overdue(self, now_s: float) -> None:
+        """Cancel handlers past their soft limit; called a few times a second."""
+        for index, unit in enumerate(self._current):
+            if (
+                unit is not None
+                and not unit.timed_out
+                and now_s - unit.started_s > unit.soft_limit_s
+                and unit.started_s
+            ):
+                unit.timed_out = True
+                self._tasks[index].cancel()
+
+    def give_back_running(self) -> None:
+        """Cancel every handler at work; its job goes back uncharged."""
+        for index, unit in enumerate(self._current):
+            if unit is not None and not unit.giving_back:
+                unit.giving_back = True
+                for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
+                    attempt.giving_back = True
+                self._tasks[index].cancel()
+
+    def running(self) -> list[Attempt]:
+        """Return the runs at work."""
+        runs: list[Attempt] = []
+        for unit in self._current:
+            if isinstance(unit, Attempt):
+                runs.append(unit)
+            elif unit is not None:
+                runs += unit.attempts
+        return runs
+
+    async def stop(self) -> None:
+        """End the runners; nothing may be running any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- runners -------------------------------------------------------------------------------------
+
+    def _wake_one(self) -> None:
+        while self._resting:
+            resting = self._resting.popleft()
+            if not resting.done():
+                resting.set_result(None)
+                self.busy += 1
+                return
+
+    async def _rest(self) -> None:
+        self.busy -= 1
+        resting = asyncio.get_running_loop().create_future()
+        self._resting.append(resting)
+        self._gate.settle()
+        await resting
+
+    async def _run(self, index: int) -> None:
+        """One runner: from the buffer to an outcome, for ever."""
+        pop = self._buffer.pop
+        left = SLICE
+        while True:
+            if self._held:
+                unit = self._alone.popleft() if self._alone else None
+            else:
+                unit = pop()
+            if unit is None:
+                await self._rest()
+                left = SLICE
+                continue
+            if left == 0:
+                left = SLICE
+                await asyncio.sleep(0)
+            left -= 1
+            now_s = monotonic()
+            if now_s >= self.lease_until_s:
+                self._put_back(unit)
+                continue
+            unit.started_s = now_s
+            self._current[index] = unit
+            if isinstance(unit, Attempt):
+                await self._attempt(index, unit, now_s)
+            else:
+                await self._bunch(unit, now_s)
+            self._current[index] = None
+            if unit.timed_out or unit.giving_back:
+                _forget_cancellation()
+
+    def _put_back(self, unit: Unit) -> None:
+        """The lease has ended by our own clock: this worker may begin nothing."""
+        if self._held:
+            self._alone.appendleft(unit)
+        else:
+            self._gate.bar(barred=True)
+            self._buffer.put(unit)
+
+    async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> None:
+        definition = attempt.definition
+        outcomes = self._outcomes
+        try:
+            payload = decode_payload(attempt.job.payload_json)
+        except DecodeError as error:
+            outcomes.broken_payload(attempt, error)
+            return
+        if type(payload) is not dict:
+            misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
+            outcomes.broken_payload(attempt, misfit)
+            return
+        hard_ns = int((now_s + attempt.soft_limit_s + self._hard_grace_s) * 1e9)
+        self._board.begin(index, attempt.job_id, hard_ns)
+        self.started += 1
+        token = running_job.set(attempt)
+        try:
+            value = definition.function(**payload)
+            if definition.kind == "async":
+                value = await value
+        except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
+            outcomes.raised(attempt, error)
+        else:
+            if attempt.timed_out:
+                outcomes.raised(attempt, attempt.timeout())
+            else:
+                outcomes.complete(attempt, value)
+        running_job.reset(token)
+        self._board.end(index)
+
+    async def _bunch(self, bunch: Bunch, now_s: float) -> None:
+        items = Items(bunch)
+        hard_ns = int((now_s + bunch.soft_limit_s + self._hard_grace_s) * 1e9)
+        taken = self._board.begin_all(items.attempts, hard_ns)
+        self.started += len(items.attempts)
+        try:
+            answer: Any = bunch.definition.function(items.values) if items.values else None
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except BaseException as error:  # noqa: BLE001 - as for single jobs
+            items.raised(self._outcomes, error)
+        else:
+            if bunch.timed_out:
+                items.raised(self._outcomes, bunch.timeout())
+            else:
+                items.returned(self._outcomes, answer)
+        self._board.end_all(taken)
+
+
+def _forget_cancellation() -> None:
+    """Take back the cancel() by which a limit reached the handler, so that the runner lives on."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

@@ -1,0 +1,355 @@
+"""What becomes of a job: every outcome is written here into its lease's settlement.
+
+Nothing is sent from here; the settler does that. Times come from one coarse clock that
+follows Redis's, because no other clock may decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+from bananas.codec import encode_payload
+from bananas.errors import (
+    BananasError,
+    Discard,
+    JobTimedOutError,
+    Retry,
+    Snooze,
+)
+from bananas.job import Job, cut_error
+from bananas.registry import Outcome
+from bananas.retry import RetryPolicy
+from bananas.speedups import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bananas.broker import Leased
+    from bananas.settings import Settings
+    from bananas.worker.attempt import Attempt, Lease
+
+log = logging.getLogger("bananas.worker")
+
+UNCLAIMED_DELAY_S: Final = 2.0
+"""How long a job of an unknown task waits for a worker that knows it, the first time."""
+
+UNCLAIMED_TRIES: Final = 6
+"""Times it is given back (2, 4, 8 … s) before it is failed."""
+
+
+class RedisTime:
+    """Redis's clock as seen from here: the last answer plus monotonic time since."""
+
+    def __init__(self) -> None:
+        """Trust the wall clock until Redis has spoken."""
+        self._base_us = time.time_ns() // 1000
+        self._base_ns = time.monotonic_ns()
+        self._text = ""
+        self._text_us = -1_000_000
+
+    def heard(self, now_ms: int) -> None:
+        """Take over what Redis just said."""
+        self._base_us = now_ms * 1000
+        self._base_ns = time.monotonic_ns()
+
+    def now_us(self) -> int:
+        """Return Unix microseconds."""
+        return self._base_us + (time.monotonic_ns() - self._base_ns) // 1000
+
+    def text(self) -> str:
+        """Return now as RFC 3339, at most a millisecond old: most jobs of a batch share it."""
+        now_us = self.now_us()
+        if not 0 <= now_us - self._text_us < 1000:
+            self._text_us = now_us
+            self._text = format_time(now_us)
+        return self._text
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as text, whatever its `__str__` does."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException as broken:  # noqa: BLE001 - an error's own text may raise anything
+        text = f"{type(error).__name__} (its text raises {type(broken).__name__})"
+    return text
+
+
+class Outcomes:
+    """Turns ends of runs into settlement entries and counts them."""
+
+    def __init__(self, settings: Settings, clock: RedisTime, on_outcome: Callable[[Lease], None]) -> None:
+        """Report each lease that has something to send to `on_outcome`."""
+        self._settings = settings
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._policy = RetryPolicy(
+            base_s=settings.retry_base_s,
+            factor=settings.retry_factor,
+            cap_s=settings.retry_cap_s,
+            jitter=settings.retry_jitter,
+        )
+        self.completed = 0
+        self.retried = 0
+        self.failed = 0
+        self.released = 0
+
+    # --- ends of runs ---------------------------------------------------------------------------
+
+    def complete(self, attempt: Attempt, value: object) -> None:
+        """The handler returned. -> completed"""
+        attempt.finished = True
+        job, lease = attempt.job, attempt.lease
+        settlement = lease.settlement
+        options = attempt.definition.options
+        wanted = job.result or options.result
+        if wanted is None:
+            wanted = self._settings.result_backend_enabled
+        if wanted:
+            try:
+                data = encode_payload(value, max_bytes=self._settings.max_payload_bytes)
+            except BananasError as error:
+                self._bury(attempt, f"result cannot be stored: {error}")
+                return
+            self._store_result(attempt, b"completed", data, "")
+        ttl_s = options.retention_s
+        if ttl_s is None:
+            ttl_s = int(self._settings.retention_completed_s)
+        if ttl_s == 0:
+            settlement.dropped.append(attempt.job_id)
+        else:
+            record = job.finish("completed", self._clock.text(), attempt.runs_before + 1)
+            kept = settlement.kept.get(ttl_s)
+            if kept is None:
+                settlement.kept[ttl_s] = [(attempt.job_id, record)]
+            else:
+                kept.append((attempt.job_id, record))
+        if job.place is None:
+            settlement.foreign.append(attempt.job_id)
+        self.completed += 1
+        lease.open -= 1
+        self._on_outcome(lease)
+
+    def raised(self, attempt: Attempt, error: BaseException) -> None:
+        """The handler raised, or was cut off by us. -> scheduled, failed or pending"""
+        if attempt.giving_back and isinstance(error, asyncio.CancelledError):
+            self.release(attempt)
+            return
+        if attempt.timed_out and isinstance(error, asyncio.CancelledError):
+            error = JobTimedOutError(f"timed out after {attempt.soft_limit_s:g} s")
+        if isinstance(error, Snooze):
+            self._later(attempt, error.delay_s, "snoozed", None, charged=False)
+        elif isinstance(error, Discard):
+            self._bury(attempt, error.reason)
+        elif isinstance(error, Retry):
+            self._again(attempt, error.reason or "asked to be retried", error.delay_s, error)
+        else:
+            self._again(attempt, self._story(attempt, error), None, error)
+
+    def judged(self, attempt: Attempt, outcome: object) -> None:
+        """A batch handler gave its verdict on one item."""
+        if outcome is None:
+            self.complete(attempt, None)
+        elif isinstance(outcome, Outcome):
+            if outcome.status == "ok":
+                self.complete(attempt, outcome.value)
+            elif outcome.status == "dead":
+                self._bury(attempt, outcome.reason or "dead by its batch handler")
+            else:
+                reason = outcome.reason or "retry by its batch handler"
+                self._again(attempt, reason, outcome.delay_s, Retry(outcome.delay_s, reason))
+        elif isinstance(outcome, BaseException):
+            self.raised(attempt, outcome)
+        else:
+            self._bury(attempt, f"its batch handler answered {type(outcome).__name__}, not Outcome")
+
+    def broken_payload(self, attempt: Attempt, error: Exception) -> None:
+        """The payload does not decode, or does not fit: no retry will mend it. -> failed"""
+        self._bury(attempt, describe(error))
+
+    # --- before a run -----------------------------------------------------------------------------
+
+    def release(self, attempt: Attempt) -> None:
+        """Given back as it was, uncharged, to the front of its queue. -> pending"""
+        attempt.finished = True
+        attempt.lease.settlement.released.append((attempt.job_id, attempt.origin))
+        self.released += 1
+        self._close(attempt.lease)
+
+    def poison(self, attempt: Attempt) -> None:
+        """It has killed too many processes. -> failed"""
+        self._bury(attempt, f"poison: it took down its process {attempt.crashes} times", charged=False)
+
+    def expire(self, attempt: Attempt) -> None:
+        """Too late to begin. -> expired"""
+        attempt.finished = True
+        job = attempt.job.with_(
+            status="cancelled", updated_at=self._clock.text(), error="expired before it began"
+        )
+        settlement = attempt.lease.settlement
+        settlement.lapsed.append((attempt.job_id, job.encode(job.place or attempt.origin)))
+        if attempt.job.place is None:
+            settlement.foreign.append(attempt.job_id)
+        self._close(attempt.lease)
+
+    def route(self, lease: Lease, job_id: bytes, place: str) -> None:
+        """It lay in the wrong list. -> pending, elsewhere"""
+        lease.settlement.routed.append((job_id, place))
+        self._close(lease)
+
+    def forget(self, lease: Lease, job_id: bytes) -> None:
+        """It was cancelled while it waited; counted then. -> gone"""
+        lease.settlement.forgotten.append(job_id)
+        self._close(lease)
+
+    def unclaimed(self, lease: Lease, job_id: bytes, job: Job, origin: str) -> None:
+        """No such task here: others get a chance, then it fails. -> scheduled or failed"""
+        if job.unclaimed >= UNCLAIMED_TRIES:
+            reason = f'no worker knows task "{job.name}" (given back {job.unclaimed} times)'
+            self._bury_job(lease, job_id, job, origin, reason)
+            return
+        delay_s = UNCLAIMED_DELAY_S * 2**job.unclaimed
+        later = job.with_(unclaimed=job.unclaimed + 1, status="scheduled")
+        self._schedule(lease, job_id, later, origin, delay_s, "unclaimed", foreign=job.place is None)
+        self._close(lease)
+
+    def broken(self, lease: Lease, leased: Leased, why: str) -> None:
+        """Not a job record: dead alone, its bytes kept as they are. -> failed"""
+        raw = leased.record
+        if raw is None:
+            why = "its record is missing"
+            now = self._clock.text()
+            job = Job(leased.job_id.decode(errors="replace"), "", updated_at=now, created_at=now)
+            raw = job.with_(status="failed", error=why).encode(leased.place or "queue:normal")
+        lease.settlement.failed.append((leased.job_id, raw))
+        lease.settlement.foreign.append(leased.job_id)
+        self._store(lease, leased.job_id, b"failed", b"null", why, None)
+        log.warning("broken record of job %r: %s", leased.job_id, why)
+        self.failed += 1
+        self._close(lease)
+
+    # --- the common ends ----------------------------------------------------------------------------
+
+    def _close(self, lease: Lease) -> None:
+        lease.open -= 1
+        self._on_outcome(lease)
+
+    def _again(
+        self, attempt: Attempt, reason: str, delay_s: float | None, error: BaseException
+    ) -> None:
+        """Retry while runs are left and the policy agrees, else bury."""
+        runs = attempt.runs_before + 1
+        if runs >= attempt.job.max_retries:
+            self._bury(attempt, reason)
+            return
+        if delay_s is None:
+            policy = attempt.definition.options.retry or self._policy
+            cause = JobTimedOutError(reason) if attempt.timed_out else error
+            delay_s = policy.delay_s(runs, cause, random.random())
+            if delay_s is None:
+                self._bury(attempt, reason)
+                return
+        self._later(attempt, delay_s, "retried", reason, charged=True)
+        self.retried += 1
+
+    def _later(
+        self, attempt: Attempt, delay_s: float, counter: str, error: str | None, *, charged: bool
+    ) -> None:
+        attempt.finished = True
+        job = attempt.job.with_(
+            status="scheduled", attempts=attempt.runs_before + charged, crashes=attempt.crashes
+        )
+        if error is not None:
+            job = job.with_(error=error)
+        self._schedule(
+            attempt.lease,
+            attempt.job_id,
+            job,
+            attempt.origin,
+            delay_s,
+            counter,
+            foreign=attempt.job.place is None,
+        )
+        self._close(attempt.lease)
+
+    def _schedule(
+        self,
+        lease: Lease,
+        job_id: bytes,
+        job: Job,
+        origin: str,
+        delay_s: float,
+        counter: str,
+        *,
+        foreign: bool,
+    ) -> None:
+        due_us = self._clock.now_us() + int(delay_s * 1e6)
+        job = job.with_(updated_at=self._clock.text(), scheduled_for=format_time(due_us))
+        delay_ms = -int(-delay_s * 1000 // 1)  # rounded up: never earlier
+        record = job.encode(job.place or origin)
+        lease.settlement.later.append((job_id, record, delay_ms, counter))
+        if foreign:
+            lease.settlement.foreign.append(job_id)
+
+    def _bury(self, attempt: Attempt, reason: str, *, charged: bool = True) -> None:
+        attempt.finished = True
+        job = attempt.job.with_(attempts=attempt.runs_before + charged, crashes=attempt.crashes)
+        self._bury_job(attempt.lease, attempt.job_id, job, attempt.origin, reason, attempt)
+
+    def _bury_job(
+        self,
+        lease: Lease,
+        job_id: bytes,
+        job: Job,
+        origin: str,
+        reason: str,
+        attempt: Attempt | None = None,
+    ) -> None:
+        dead = job.with_(status="failed", updated_at=self._clock.text(), error=reason)
+        lease.settlement.failed.append((job_id, dead.encode(job.place or origin)))
+        if job.place is None:
+            lease.settlement.foreign.append(job_id)
+        self._store(lease, job_id, b"failed", b"null", cut_error(reason), attempt)
+        self.failed += 1
+        self._close(lease)
+
+    def _store_result(self, attempt: Attempt, status: bytes, data: bytes, error: str) -> None:
+        self._store(attempt.lease, attempt.job_id, status, data, error, attempt)
+
+    def _store(
+        self,
+        lease: Lease,
+        job_id: bytes,
+        status: bytes,
+        data: bytes,
+        error: str,
+        attempt: Attempt | None,
+    ) -> None:
+        started_s = attempt.started_s if attempt is not None else 0.0
+        duration_ms = (time.monotonic() - started_s) * 1000 if started_s else 0.0
+        done = status == b"completed"
+        ttl_s = (
+            self._settings.result_backend_ttl_success_s
+            if done
+            else self._settings.result_backend_ttl_failure_s
+        )
+        fields: list[Any] = ["status", status, "result", data, "error", error]
+        fields += ["completed_at", self._clock.text(), "duration_ms", f"{duration_ms:.3f}"]
+        lease.settlement.results.append((job_id, max(1, int(ttl_s)), status, fields))
+
+    def _story(self, attempt: Attempt, error: BaseException) -> str:
+        """Return the error with the line that raised it: enough to group and to find it."""
+        text = describe(error)
+        try:
+            frames = traceback.extract_tb(error.__traceback__)
+        except Exception:  # noqa: BLE001 - a traceback may be anything by now
+            frames = traceback.StackSummary()
+        log.info("job %s of task %s failed: %s", attempt.job.id, attempt.job.name, text)
+        if len(frames) > 1:
+            last = frames[-1]
+            text = f"{text} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno} in {last.name})"
+        return text

@@ -1,0 +1,161 @@
+"""Sends outcomes: all that gathered while the last ones were on their way, in one write.
+
+One flush is under way at a time, so the busier the worker the larger its batches; an
+idle one sends at once. Outcomes are never dropped: while Redis does not answer they wait,
+and the worker takes no more jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from bananas.broker import MAX_JOBS, Retention, Settlement
+from bananas.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bananas.broker import Broker
+    from bananas.worker.attempt import Lease
+
+log = logging.getLogger("bananas.worker")
+
+_RETRY_S: Final = 0.5
+
+
+class Settler:
+    """The way from outcomes to Redis."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        retention: Retention,
+        *,
+        on_outcome: Callable[[], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        """Call `on_outcome` when there is something new to send, `on_settled` after each flush."""
+        self._broker = broker
+        self._retention = retention
+        self._on_outcome = on_outcome
+        self._on_settled = on_settled
+        self._dirty: dict[str, Lease] = {}
+        self._event = asyncio.Event()
+        self._open: dict[str, Lease] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.stale = 0
+        self.blocked = False
+        """True while outcomes cannot be sent: nothing more should be taken."""
+
+    @property
+    def requests(self) -> list[str]:
+        """The requests whose jobs this process holds: what the heartbeat compares."""
+        return list(self._open)
+
+    def start(self) -> None:
+        """Start sending."""
+        self._task = asyncio.get_running_loop().create_task(self._send_for_ever(), name="settler")
+
+    def open(self, lease: Lease) -> None:
+        """Hold a lease until it is over."""
+        self._open[lease.request] = lease
+        if lease.open == 0:
+            self.outcome(lease)
+
+    def outcome(self, lease: Lease) -> None:
+        """A job of this lease has got its outcome."""
+        if lease.request not in self._dirty:
+            self._dirty[lease.request] = lease
+            self._quiet.clear()
+            self._event.set()
+            self._on_outcome()
+
+    def disown(self) -> None:
+        """Forget every lease: the epoch was fenced, its jobs belong to others."""
+        self._open.clear()
+        self._dirty.clear()
+
+    async def flushed(self) -> None:
+        """Wait until nothing is left to send."""
+        await self._quiet.wait()
+
+    async def stop(self) -> None:
+        """Stop sending; what was not sent stays leased."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            if not self._dirty:
+                self._quiet.set()
+            await self._event.wait()
+            self._event.clear()
+            leases = list(self._dirty.values())
+            self._dirty.clear()
+            calls = [
+                self._send(lease, part)
+                for lease in leases
+                for part in _parts(lease.take_settlement())
+            ]
+            if len(calls) == 1:
+                await calls[0]
+            else:
+                await asyncio.gather(*calls)
+            for lease in leases:
+                if lease.open == 0 and lease.request not in self._dirty:
+                    self._open.pop(lease.request, None)
+            self._on_settled()
+
+    async def _send(self, lease: Lease, settlement: Settlement) -> None:
+        """Send one settlement until Redis has taken it."""
+        while True:
+            try:
+                stale = await self._broker.settle(lease.epoch, settlement, self._retention)
+            except BrokerError as error:
+                if not self.blocked:
+                    log.warning("cannot settle, taking no more jobs: %s", error)
+                self.blocked = True
+                await asyncio.sleep(_RETRY_S)
+            else:
+                break
+        if self.blocked:
+            self.blocked = False
+            log.info("settling again")
+        if stale:
+            self.stale += len(stale)
+            log.warning(
+                "%d outcomes refused: their lease was no longer ours (first: %s)",
+                len(stale),
+                stale[0].decode(errors="replace"),
+            )
+
+
+def _parts(settlement: Settlement) -> list[Settlement]:
+    """Return a settlement as calls of at most MAX_JOBS jobs."""
+    if len(settlement) <= MAX_JOBS:
+        return [settlement] if len(settlement) else []
+    request = settlement.request
+    parts: list[Settlement] = []
+    names = ("dropped", "later", "failed", "released", "routed", "lapsed", "forgotten")
+    for name in names:
+        items = getattr(settlement, name)
+        for start in range(0, len(items), MAX_JOBS):
+            part = Settlement(request)
+            setattr(part, name, items[start : start + MAX_JOBS])
+            parts.append(part)
+    for ttl_s, items in settlement.kept.items():
+        for start in range(0, len(items), MAX_JOBS):
+            part = Settlement(request)
+            part.kept[ttl_s] = items[start : start + MAX_JOBS]
+            parts.append(part)
+    owner = {job_id: part for part in parts for job_id in part.ids()}
+    for job_id in settlement.foreign:
+        owner[job_id].foreign.append(job_id)
+    for result in settlement.results:
+        owner[result[0]].results.append(result)
+    return parts

@@ -1,0 +1,282 @@
+"""Threads for `def` handlers: they take units themselves and report in batches.
+
+Nothing is handed over one by one: a token says that there is work, a thread takes the
+next unit from the shared buffer, and the loop is woken once for all that has ended
+since it last looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from bananas.codec import decode_payload
+from bananas.context import running_job
+from bananas.errors import DecodeError, JobTimedOutError
+from bananas.worker.attempt import Attempt, Bunch
+from bananas.worker.buffer import Buffer
+from bananas.worker.bunches import Items
+
+if TYPE_CHECKING:
+    from bananas.worker.attempt import Unit
+    from bananas.worker.begun import BegunBoard
+    from bananas.worker.gate import Gate
+    from bananas.worker.outcomes import Outcomes
+
+End = Callable[[], None]
+"""What is to be done, on the loop, with the end of a unit."""
+
+_raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+
+
+class _Runner:
+    """One thread and the unit it has."""
+
+    __slots__ = ("entry", "ident", "lock", "unit")
+
+    def __init__(self, entry: int) -> None:
+        self.entry = entry
+        self.ident = 0
+        self.unit: Unit | None = None
+        self.lock = threading.Lock()
+        """Held to begin and end a unit, and to raise in it: so no error hits the wrong one."""
+
+
+class ThreadLane:
+    """`def` handlers, and bunches for `def` batch handlers."""
+
+    def __init__(
+        self,
+        threads: int,
+        first_entry: int,
+        outcomes: Outcomes,
+        board: BegunBoard,
+        gate: Gate,
+        *,
+        hard_grace_s: float,
+    ) -> None:
+        """Prepare; threads start with the first unit, so that async-only workers have none."""
+        self._outcomes = outcomes
+        self._board = board
+        self._gate = gate
+        self._hard_grace_s = hard_grace_s
+        self._buffer = Buffer()
+        self._held = False
+        self._tokens: SimpleQueue[Unit | None] = SimpleQueue()
+        self._ended: deque[tuple[Unit | None, End]] = deque()
+        self._collecting = False
+        self._runners = [_Runner(first_entry + index) for index in range(threads)]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tokens_out = 0
+        self.busy = 0
+        """Units given to threads and not collected."""
+        self.started = 0
+        self.lease_until_s = float("inf")
+
+    def start(self) -> None:
+        """Remember the loop to report to."""
+        self._loop = asyncio.get_running_loop()
+
+    def _start_threads(self) -> None:
+        for index, runner in enumerate(self._runners):
+            thread = threading.Thread(
+                target=self._run, args=(runner,), name=f"handler {index}", daemon=True
+            )
+            thread.start()
+
+    # --- what the worker does with it, on the loop --------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return how many units wait."""
+        return len(self._buffer)
+
+    def put(self, unit: Unit) -> None:
+        """Buffer a unit; call `nudge` after the last of a batch."""
+        self._buffer.put(unit)
+
+    def nudge(self) -> None:
+        """Let threads at what is buffered."""
+        if self._held or not len(self._buffer):
+            return
+        if not self._runners[0].ident:
+            self._runners[0].ident = -1
+            self._start_threads()
+        while self._tokens_out < len(self._runners) and self._tokens_out < len(self._buffer) + self.busy:
+            self._tokens_out += 1
+            self.busy += 1
+            self._tokens.put(None)
+
+    def hold(self) -> None:
+        """Start nothing more."""
+        self._held = True
+
+    def unhold(self) -> None:
+        """Go on with what is buffered."""
+        self._held = False
+        self.nudge()
+
+    def run_alone(self, unit: Unit) -> None:
+        """Run this unit although held."""
+        if not self._runners[0].ident:
+            self._runners[0].ident = -1
+            self._start_threads()
+        self._tokens_out += 1
+        self.busy += 1
+        self._tokens.put(unit)
+
+    def surplus(self, keep: int) -> list[Attempt]:
+        """Take out what waits beyond `keep` units, the last ones first."""
+        taken: list[Attempt] = []
+        while len(self._buffer) > keep:
+            unit = self._buffer.pop_last()
+            if isinstance(unit, Attempt):
+                taken.append(unit)
+            elif isinstance(unit, Bunch):
+                taken += unit.attempts
+        return taken
+
+    def overdue(self, now_s: float) -> None:
+        """Raise in threads whose handler is past its soft limit; called a few times a second."""
+        for runner in self._runners:
+            unit = runner.unit
+            if unit is None or unit.timed_out or not unit.started_s:
+                continue
+            if now_s - unit.started_s > unit.soft_limit_s:
+                with runner.lock:
+                    if runner.unit is unit:
+                        unit.timed_out = True
+                        _raise_in_thread(runner.ident, JobTimedOutError)
+
+    def running(self) -> list[Attempt]:
+        """Return the runs at work."""
+        runs: list[Attempt] = []
+        for runner in self._runners:
+            unit = runner.unit
+            if isinstance(unit, Attempt):
+                runs.append(unit)
+            elif unit is not None:
+                runs += unit.attempts
+        return [run for run in runs if not run.finished]
+
+    # --- threads ------------------------------------------------------------------------------------
+
+    def _run(self, runner: _Runner) -> None:
+        """One thread: work while there is some, then say so and wait for a token."""
+        runner.ident = threading.get_ident()
+        while True:
+            unit = self._tokens.get()
+            alone = unit is not None
+            while unit is not None or (unit := self._next()) is not None:
+                try:
+                    end = self._one(runner, unit)
+                except JobTimedOutError:
+                    # it struck between the handler's end and the report of it
+                    end = self._late(unit)
+                self._report(unit, end)
+                unit = None
+                if alone:
+                    break
+            self._report(None, _rest)
+
+    def _next(self) -> Unit | None:
+        if self._held or monotonic() >= self.lease_until_s:
+            return None
+        return self._buffer.pop()
+
+    def _one(self, runner: _Runner, unit: Unit) -> End:
+        """Run a unit and return what is to be done with its end, on the loop."""
+        now_s = monotonic()
+        unit.started_s = now_s
+        with runner.lock:
+            runner.unit = unit
+        self.started += 1
+        hard_ns = int((now_s + unit.soft_limit_s + self._hard_grace_s) * 1e9)
+        try:
+            if isinstance(unit, Attempt):
+                return self._attempt(runner, unit, hard_ns)
+            return self._bunch(unit, hard_ns)
+        finally:
+            with runner.lock:
+                runner.unit = None
+
+    def _attempt(self, runner: _Runner, attempt: Attempt, hard_ns: int) -> End:
+        outcomes = self._outcomes
+        try:
+            payload = decode_payload(attempt.job.payload_json)
+        except DecodeError as error:
+            broken: Exception = error
+            return lambda: outcomes.broken_payload(attempt, broken)
+        if type(payload) is not dict:
+            misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
+            return lambda: outcomes.broken_payload(attempt, misfit)
+        self._board.begin(runner.entry, attempt.job_id, hard_ns)
+        token = running_job.set(attempt)
+        try:
+            value = attempt.definition.function(**payload)
+        except BaseException as error:  # noqa: BLE001 - a job may raise anything, the thread lives
+            raised = error
+            return lambda: outcomes.raised(attempt, raised)
+        finally:
+            running_job.reset(token)
+            self._board.end(runner.entry)
+        return lambda: outcomes.complete(attempt, value)
+
+    def _bunch(self, bunch: Bunch, hard_ns: int) -> End:
+        outcomes = self._outcomes
+        items = Items(bunch)
+        taken = self._board.begin_all(items.attempts, hard_ns)
+        try:
+            answer: Any = bunch.definition.function(items.values) if items.values else None
+        except BaseException as error:  # noqa: BLE001 - as for single jobs
+            raised = error
+            return lambda: items.raised(outcomes, raised)
+        finally:
+            self._board.end_all(taken)
+        return lambda: items.returned(outcomes, answer)
+
+    def _late(self, unit: Unit) -> End:
+        """Return the end of a unit that timed out just when its handler had returned."""
+
+        def end() -> None:
+            for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
+                if not attempt.finished:
+                    self._outcomes.raised(attempt, unit.timeout())
+
+        return end
+
+    # --- from threads to the loop ---------------------------------------------------------------------
+
+    def _report(self, unit: Unit | None, end: End) -> None:
+        self._ended.append((unit, end))
+        if not self._collecting:
+            self._collecting = True
+            loop = self._loop
+            if loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        """Do what is to be done with all ends since the last look."""
+        self._collecting = False
+        rested = False
+        while self._ended:
+            unit, end = self._ended.popleft()
+            if unit is None:
+                self.busy -= 1
+                self._tokens_out -= 1
+                rested = True
+            else:
+                end()
+        if rested:
+            self.nudge()
+            self._gate.settle()
+
+
+def _rest() -> None:
+    """Do nothing: a thread came to rest."""

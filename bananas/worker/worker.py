@@ -1,0 +1,474 @@
+"""One process's worker: intake, lanes, fetcher and settler, composed; and how they stop.
+
+A job goes fetch → admit → lane → outcome → settle. The worker's own duties are its epoch
+(taken anew when fenced), the comparison of what it holds with what Redis thinks it holds,
+the soft limits, and leaving in order: stop fetching, give back at once what has not begun,
+let what runs end within the grace, give back the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import socket
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from bananas.broker import Retention
+from bananas.clock import SYSTEM_CLOCK
+from bananas.errors import BrokerError
+from bananas.ids import request_id
+from bananas.placement import find_places
+from bananas.table import SlotState
+from bananas.worker.attempt import Bunch
+from bananas.worker.begun import BegunBoard
+from bananas.worker.bunches import Gatherer
+from bananas.worker.fetcher import Fetcher
+from bananas.worker.gate import Gate
+from bananas.worker.intake import Intake
+from bananas.worker.loop_lane import LoopLane
+from bananas.worker.outcomes import Outcomes, RedisTime
+from bananas.worker.places import Service
+from bananas.worker.settler import Settler
+from bananas.worker.sorter import Sorter
+from bananas.worker.thread_lane import ThreadLane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from bananas.broker import Batch, Broker
+    from bananas.registry import Definition, Registry
+    from bananas.settings import Settings
+    from bananas.table import Slot
+    from bananas.transport import Transport
+    from bananas.worker.attempt import Attempt
+
+log = logging.getLogger("bananas.worker")
+
+_TICK_S: Final = 0.05
+_MAX_SYNC_THREADS: Final = 32
+_CANCEL_GRACE_S: Final = 1.0
+_LEAVE_S: Final = 5.0
+_RENEW_S: Final = 0.5
+_RECYCLE_AGE_S: Final = 10.0
+
+BUNCH_ENTRIES: Final = 1024
+"""Items of bunches that can be accounted for at once when a process dies."""
+
+
+def sync_threads(settings: Settings) -> int:
+    """Return how many threads run `def` handlers."""
+    return settings.sync_threads or min(settings.worker_concurrency, _MAX_SYNC_THREADS)
+
+
+def begun_entries(settings: Settings) -> int:
+    """Return how many jobs a worker process may have begun at once, for its table."""
+    return settings.worker_concurrency + sync_threads(settings) + BUNCH_ENTRIES
+
+
+class Worker:
+    """Runs the jobs of one process."""
+
+    def __init__(  # noqa: PLR0913 - what a worker is made of, each given from outside
+        self,
+        broker: Broker,
+        wake_transport: Transport,
+        registry: Registry,
+        settings: Settings,
+        slot: Slot,
+        *,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    ) -> None:
+        """Compose a worker; `start` and `stop` need the loop.
+
+        Args:
+            broker: For leases and outcomes; owned by the caller.
+            wake_transport: A second connection, for the blocked read; owned by the caller.
+            registry: The tasks.
+            settings: Limits and times.
+            slot: Where the process is accounted for; somebody must beat its epoch.
+            lifespan: Entered before the first job, left after the last.
+        """
+        self._broker = broker
+        self._settings = settings
+        self._slot = slot
+        self._lifespan = lifespan
+        self._stack = AsyncExitStack()
+        self._service = Service.of(settings)
+        self._clock = RedisTime()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._leaving = False
+        self._born_s = time.monotonic()
+        self._published: dict[str, int] = {}
+        self.epoch = ""
+
+        self._settler = Settler(
+            broker,
+            Retention(int(settings.retention_completed_s), int(settings.retention_failed_s)),
+            on_outcome=self._on_outcome,
+            on_settled=self._on_settled,
+        )
+        self._outcomes = Outcomes(settings, self._clock, self._settler.outcome)
+        self._intake = Intake(registry, settings, self._outcomes, self._clock)
+        self._gate = Gate()
+        runners, threads = settings.worker_concurrency, sync_threads(settings)
+        board = BegunBoard(slot, begun_entries(settings), runners + threads)
+        grace_s = settings.hard_timeout_grace_s
+        self._loop_lane = LoopLane(runners, self._outcomes, board, self._gate, hard_grace_s=grace_s)
+        self._thread_lane = ThreadLane(
+            threads, runners, self._outcomes, board, self._gate, hard_grace_s=grace_s
+        )
+        self._gate.guard(self._loop_lane, self._thread_lane)
+        self._gatherers = {
+            name: Gatherer(definition, self._put_bunch)
+            for name, definition in registry.items()
+            if definition.kind == "batch"
+        }
+        self._room = _Room(registry, runners, threads)
+        self._fetcher = Fetcher(
+            broker,
+            wake_transport,
+            self._service,
+            Sorter(broker, self._service.sources()),
+            settings,
+            known=frozenset(registry),
+            appetite=self._appetite,
+            admit=self._admit,
+            fenced=self._on_fenced,
+        )
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Enter the lifespan, take an epoch and begin to fetch.
+
+        Raises:
+            BrokerError: The epoch could not be registered.
+        """
+        if self._lifespan is not None:
+            await self._stack.enter_async_context(self._lifespan())
+        self._loop_lane.start()
+        self._thread_lane.start()
+        self._settler.start()
+        if self._service.only_tasks:
+            await self._broker.specialise(self._settings.lease_ttl_s, self._service.only_tasks)
+        await self._take_epoch()
+        self._fetcher.start(self.epoch)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._tick_for_ever(), name="ticker"),
+            loop.create_task(self._reconcile_for_ever(), name="reconciler"),
+        ]
+        self._slot.state = SlotState.READY
+
+    def quiet(self) -> None:
+        """Take no more jobs; those here go on."""
+        if not self._leaving:
+            self._slot.state = SlotState.QUIET
+        self._fetcher.closed = True
+        self._fetcher.stir()
+
+    async def stop(self, grace_s: float) -> None:
+        """Leave in order: see the module. A second call waits for the first.
+
+        Args:
+            grace_s: How long running jobs may go on; 0 = they are given back at once.
+        """
+        if self._leaving:
+            await self._stopped.wait()
+            return
+        self._leaving = True
+        self._slot.state = SlotState.DRAINING
+        self._fetcher.closed = True
+        await self._fetcher.stop()
+        self._release(self._take_waiting())
+        await self._wait_for_running(grace_s)
+        if self._loop_lane.running():
+            self._loop_lane.give_back_running()
+            await self._wait_for_running(_CANCEL_GRACE_S)
+        await self._leave()
+        self._stopped.set()
+
+    async def _wait_for_running(self, grace_s: float) -> None:
+        """Wait until nothing runs, or the grace is over."""
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._loop_lane.running() or self._thread_lane.running():
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            log.info("the grace of %g s is over", grace_s)
+
+    async def _leave(self) -> None:
+        """Send the last outcomes, give back what is still leased, end what we started."""
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._settler.flushed()
+                placed: dict[bytes, str] = {}
+                state = "more"
+                while state == "more":
+                    step = await self._broker.reclaim(self.epoch, proven=True, placed=placed)
+                    state = step.state
+                    placed = await find_places(self._broker, step.unplaced)
+                self._slot.epoch = ""
+        except (BrokerError, TimeoutError) as error:
+            log.warning("left without settling everything, leases will lapse: %s", error)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settler.stop()
+        await self._loop_lane.stop()
+        await self._stack.aclose()
+
+    # --- the way of a job --------------------------------------------------------------------------
+
+    def _appetite(self, ahead: int) -> int:
+        """Return how many jobs to ask for."""
+        if self._settler.blocked or self._gate.suspects:
+            return 0
+        gathered = sum(map(len, self._gatherers.values()))
+        return self._room.wanted(ahead, self._loop_lane, self._thread_lane, gathered)
+
+    def _admit(self, batch: Batch) -> None:
+        """Take a batch in: to the lanes, to a gatherer, or behind the gate."""
+        self._clock.heard(batch.now_ms)
+        lease, attempts = self._intake.admit(batch, self.epoch, self._broker.specials)
+        self._settler.open(lease)
+        singles = 0
+        for attempt in attempts:
+            definition = attempt.definition
+            if attempt.crashes:
+                unit = Bunch(definition, [attempt]) if definition.kind == "batch" else attempt
+                self._gate.suspect(self._lane(definition), unit)
+            elif definition.kind == "batch":
+                self._gatherers[definition.name].put(attempt)
+            else:
+                self._lane(definition).put(attempt)
+                singles += 1
+        self._loop_lane.nudge()
+        self._thread_lane.nudge()
+        self._room.saw(singles, len(attempts))
+        if singles != len(attempts) or len(self._loop_lane) > 4 * self._settings.dequeue_batch:
+            self._release_surplus()
+        if attempts:
+            created_us = attempts[0].job.created_us
+            if created_us is not None:
+                waited_s = (self._clock.now_us() - created_us) / 1e6
+                self._slot.wait_time.observe(max(0.0, waited_s))
+
+    def _lane(self, definition: Definition) -> LoopLane | ThreadLane:
+        if definition.kind == "sync":
+            return self._thread_lane
+        if definition.kind == "batch" and not inspect.iscoroutinefunction(definition.function):
+            return self._thread_lane
+        return self._loop_lane
+
+    def _put_bunch(self, bunch: Bunch) -> None:
+        lane = self._lane(bunch.definition)
+        lane.put(bunch)
+        lane.nudge()
+
+    def _release_surplus(self) -> None:
+        """Give back slow single jobs that came along with many items of batch tasks."""
+        ahead = self._fetcher.ahead()
+        for lane, runners in (
+            (self._loop_lane, self._settings.worker_concurrency),
+            (self._thread_lane, sync_threads(self._settings)),
+        ):
+            self._release(lane.surplus(2 * (runners + ahead)))
+
+    def _take_waiting(self) -> list[Attempt]:
+        """Take out everything that has not begun."""
+        waiting: list[Attempt] = []
+        for gatherer in self._gatherers.values():
+            waiting += gatherer.take()
+        for unit in self._gate.take_suspects():
+            waiting += unit.attempts if isinstance(unit, Bunch) else (unit,)
+        return waiting + self._loop_lane.surplus(0) + self._thread_lane.surplus(0)
+
+    def _release(self, attempts: Sequence[Attempt]) -> None:
+        # in their order: the settlement gives them back so that the oldest is taken first
+        for attempt in sorted(attempts, key=lambda attempt: attempt.job_id):
+            self._outcomes.release(attempt)
+
+    def _on_outcome(self) -> None:
+        self._fetcher.stir()
+
+    def _on_settled(self) -> None:
+        outcomes = self._outcomes
+        ended = outcomes.completed + outcomes.retried + outcomes.failed
+        self._fetcher.pace.saw(ended, time.monotonic())
+        self._settled.set()
+        self._fetcher.stir()
+
+    # --- the epoch -----------------------------------------------------------------------------------
+
+    async def _take_epoch(self) -> None:
+        """Register a fresh epoch; the slot knows it first, so that our death is never unseen."""
+        slot, ttl_s = self._slot, self._settings.lease_ttl_s
+        epoch = request_id()
+        slot.lease_until_ns = 0
+        slot.epoch = epoch
+        places = self._service.places(self._intake.known, self._broker.specials)
+        info = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "mode": self._settings.worker_mode,
+            "routing_keys": list(self._service.routing_keys),
+            "priorities": list(self._service.priorities),
+            "tasks": sorted(self._intake.known),
+            "concurrency": self._settings.worker_concurrency,
+            "started_at": self._clock.text(),
+        }
+        asked_ns = SYSTEM_CLOCK.boot_ns()
+        await self._broker.register(epoch, ttl_s, info, places)
+        slot.lease_until_ns = asked_ns + int(ttl_s * 1e9)
+        self.epoch = self._fetcher.epoch = epoch
+
+    def _on_fenced(self, epoch: str) -> None:
+        """Our jobs belong to others: forget what has not begun, and take a new epoch."""
+        if epoch != self.epoch or self._leaving:
+            return
+        log.warning("epoch %s was fenced: its jobs were given to others", epoch)
+        self.epoch = ""
+        self._fetcher.closed = True
+        self._settler.disown()
+        self._take_waiting()
+        self._tasks.append(asyncio.get_running_loop().create_task(self._renew_epoch()))
+
+    async def _renew_epoch(self) -> None:
+        while not self._leaving:
+            try:
+                await self._take_epoch()
+            except BrokerError as error:
+                log.warning("cannot take a new epoch: %s", error)
+                await asyncio.sleep(_RENEW_S)
+            else:
+                self._fetcher.closed = self._slot.quiet
+                self._fetcher.stir()
+                return
+
+    async def _reconcile_for_ever(self) -> None:
+        """Compare what we hold with what Redis thinks we hold: finds a lost dequeue reply."""
+        settings = self._settings
+        placed: dict[bytes, str] = {}
+        while True:
+            await asyncio.sleep(settings.beat_interval_s)
+            epoch = self.epoch
+            if not epoch:
+                continue
+            try:
+                if self._service.only_tasks:
+                    await self._broker.specialise(settings.lease_ttl_s, self._service.only_tasks)
+                known = self._settler.requests
+                if self._fetcher.in_flight:
+                    known.append(self._fetcher.in_flight)
+                step = await self._broker.reconcile(epoch, known, placed)
+                placed = await find_places(self._broker, step.unplaced)
+            except BrokerError as error:
+                log.warning("cannot compare leases: %s", error)
+                continue
+            if step.state == "fenced":
+                self._on_fenced(epoch)
+            elif step.moved:
+                log.warning("gave back %d jobs of a lost answer", step.moved)
+
+    # --- a few times a second -------------------------------------------------------------------------
+
+    async def _tick_for_ever(self) -> None:
+        rss_at_s = 0.0
+        while True:
+            now_s = time.monotonic()
+            self._loop_lane.overdue(now_s)
+            self._thread_lane.overdue(now_s)
+            self._watch_lease(now_s)
+            self._publish()
+            if now_s >= rss_at_s:
+                rss_at_s = now_s + 1.0
+                self._slot.rss_bytes = psutil.Process().memory_info().rss
+                self._consider_recycling(now_s)
+            if self._slot.quiet and not self._fetcher.closed:
+                self.quiet()
+            await asyncio.sleep(_TICK_S)
+
+    def _watch_lease(self, now_s: float) -> None:
+        """Begin nothing on a lease that has ended by our own clock (I5)."""
+        until_ns = self._slot.lease_until_ns
+        left_s = (until_ns - SYSTEM_CLOCK.boot_ns()) / 1e9 if until_ns else float("inf")
+        self._loop_lane.lease_until_s = self._thread_lane.lease_until_s = now_s + left_s
+        self._gate.bar(barred=left_s <= 0)
+
+    def _publish(self) -> None:
+        slot, outcomes = self._slot, self._outcomes
+        slot.tick_ns = time.monotonic_ns()
+        slot.cannot_settle = self._settler.blocked
+        for name, value in (
+            ("started", self._loop_lane.started + self._thread_lane.started),
+            ("completed", outcomes.completed),
+            ("retried", outcomes.retried),
+            ("failed", outcomes.failed),
+            ("released", outcomes.released),
+            ("stale", self._settler.stale),
+        ):
+            seen = self._published.get(name, 0)
+            if value != seen:
+                setattr(slot, name, getattr(slot, name) + value - seen)
+                self._published[name] = value
+
+    def _consider_recycling(self, now_s: float) -> None:
+        """Ask to be replaced, between jobs: after N jobs, or too large."""
+        settings = self._settings
+        started = self._loop_lane.started + self._thread_lane.started
+        too_many = 0 < settings.recycle_jobs <= started
+        # a limit below what a fresh process needs must not make a loop of restarts
+        old_enough = started > 0 and now_s - self._born_s > _RECYCLE_AGE_S
+        too_large = 0 < settings.recycle_rss_bytes <= self._slot.rss_bytes and old_enough
+        if (too_many or too_large) and not self._slot.recycle:
+            log.info(
+                "asking to be replaced after %d jobs, %d MiB", started, self._slot.rss_bytes >> 20
+            )
+            self._slot.recycle = True
+
+
+class _Room:
+    """How many jobs fit beside those that are here."""
+
+    def __init__(self, registry: Registry, runners: int, threads: int) -> None:
+        """Know which lanes the tasks use and how large bunches may get."""
+        kinds = {definition.kind for definition in registry.values()}
+        sizes = [d.batching.max_size for d in registry.values() if d.batching is not None]
+        self._runners = runners if kinds & {"async", "inline"} else 0
+        self._threads = threads if "sync" in kinds else 0
+        self._items = 2 * sum(sizes)
+        self._single_share = 1.0 if self._runners + self._threads else 0.0
+
+    def saw(self, singles: int, jobs: int) -> None:
+        """Learn the mix of single jobs and items of batch tasks."""
+        if jobs and self._items and self._runners + self._threads:
+            self._single_share += (singles / jobs - self._single_share) * 0.5
+
+    def wanted(self, ahead: int, loop_lane: LoopLane, thread_lane: ThreadLane, gathered: int) -> int:
+        """Return how many jobs to ask for, 0 while it is not worth a call."""
+        limits: list[float] = []
+        waiting = len(loop_lane) + len(thread_lane)
+        share = self._single_share
+        if share > 0.05:
+            free = max(0, self._runners - loop_lane.busy) if self._runners else 0
+            free += max(0, self._threads - thread_lane.busy) if self._threads else 0
+            target = free + ahead
+            room = target - waiting
+            if waiting > free and room < target / 2:
+                return 0
+            limits.append(room / share)
+        if share < 0.95 and self._items:
+            room = self._items - gathered - waiting * self._items // 4
+            limits.append(room / (1 - share))
+        return int(min(limits)) if limits else 0
