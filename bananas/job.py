@@ -24,6 +24,9 @@ STATUSES: Final = ("pending", "scheduled", "processing", "completed", "failed", 
 DEFAULT_MAX_RETRIES: Final = 3
 MAX_ERROR_BYTES: Final = 4096
 
+_STATUSES: Final = frozenset(STATUSES)
+_PRIORITIES: Final = frozenset[str](PRIORITIES)
+
 _match_name = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
 _match_routing_key = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII).fullmatch
 
@@ -57,7 +60,7 @@ class Job(NamedTuple):
     """One job; immutable.
 
     A named tuple in the order of `scan_record`, because that is free: a frozen dataclass of
-    twenty fields costs 2.0 us to make, this 0.1 us, and every dequeued job is one.
+    twenty fields costs 2.8 us to make, this 0.2 us, and every dequeued job is one.
     Use the names; the order may grow.
 
     Attributes:
@@ -119,26 +122,25 @@ class Job(NamedTuple):
             DecodeError: Not a record, or a member breaks its rule; holds the bytes untouched.
         """
         try:
-            job = cls._make(scan_record(data, max_depth))
+            scanned = scan_record(data, max_depth)
+            job = tuple.__new__(cls, scanned)  # _make() checks a length that is known: 0.4 us
+            # Our own records pass these tests; the others are looked at rule by rule.
+            if (
+                scanned[6] != DEFAULT_ROUTING_KEY
+                or scanned[4] not in _STATUSES
+                or scanned[5] not in _PRIORITIES
+                or scanned[11] < 0
+                or not scanned[0]
+                or not scanned[1]
+                or scanned[9] is not None
+                or scanned[13] is not None
+                or scanned[15] is not None
+                or scanned[18]
+            ):
+                return job._mended(max_retries)  # noqa: SLF001 - of this class
         except ValueError as error:
-            raise DecodeError(str(error), data) from None
-        # Our own records pass these tests with four comparisons.
-        if (
-            job.routing_key != DEFAULT_ROUTING_KEY
-            or job.max_retries < 0
-            or job.status not in STATUSES
-            or job.priority not in PRIORITIES
-            or not job.id
-            or not job.name
-            or job.extras
-            or job.scheduled_for is not None
-            or job.expires_at is not None
-            or job.timeout_s is not None
-        ):
-            try:
-                job = job._mended(max_retries)
-            except ValueError as error:
-                raise DecodeError(str(error), data) from None
+            reason = error.why if isinstance(error, DecodeError) else str(error)
+            raise DecodeError(reason, data) from None
         return job
 
     def _mended(self, max_retries: int) -> Self:

@@ -57,13 +57,7 @@ class RetryPolicy:
         _check_range("cap_s", self.cap_s, 0, MAX_DELAY_S)
         _check_range("jitter", self.jitter, 0, 1)
         for name in ("retry_on", "give_up_on"):
-            given = getattr(self, name)
-            kinds = (given,) if isinstance(given, type) else tuple(given)
-            if not all(
-                isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
-            ):
-                raise FieldError(name, "must be exception classes", given)
-            object.__setattr__(self, name, kinds)  # one class alone is a tuple of one
+            object.__setattr__(self, name, _checked_kinds(name, getattr(self, name)))
         if self.decide is not None and not callable(self.decide):
             raise FieldError("decide", "must be callable", self.decide)
 
@@ -105,6 +99,15 @@ def _check_range(name: str, value: object, low: float, high: float) -> None:
         raise FieldError(name, "must be a number", value)
     if not low <= value <= high:
         raise FieldError(name, f"must be from {low:g} to {high:g}", value)
+
+
+def _checked_kinds(name: str, given: object) -> tuple[type[BaseException], ...]:
+    """Return exception classes as a tuple; one class alone is a tuple of one."""
+    kinds = tuple(given) if isinstance(given, tuple | list | set | frozenset) else (given,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise FieldError(name, "must be exception classes", given)
+    return kinds
 
 
 def _checked_answer(answer: object) -> float | bool | None:
