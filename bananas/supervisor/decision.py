@@ -152,7 +152,7 @@ class FleetView:
     forks_not_before_s: float = float("-inf")
 
 
-# --- actions --------------------------------------------------------------------------------
+# --- actions ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class End:
 Action = Start | Signal | Report | KeepOld | Drain | End
 
 
-# --- the decision -----------------------------------------------------------------------------
+# --- the decision -------------------------------------------------------------------------------
 
 
 def decide(view: FleetView, limits: Limits) -> list[Action]:
@@ -444,7 +444,7 @@ def _doubled(base_s: float, times: int, cap_s: float) -> float:
     return min(cap_s, base_s * 2.0 ** min(max(times, 0), 32))
 
 
-# --- time that stands still while we do -----------------------------------------------------------
+# --- time that stands still while we do ---------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,7 +269,7 @@ class Supervisor:
         self._phase_s = self._own.now_s
         self._tell("draining" if phase is Phase.DRAINING else "cutting")
 
-    # --- one round --------------------------------------------------------------------------------
+    # --- one round ------------------------------------------------------------------------------
 
     def _round(self, pipes: Pipes) -> None:
         self._own = self._own.advance(
@@ -501,7 +501,7 @@ class Supervisor:
         lived = self._own.now_s - ready_s >= self._limits.crash_quick_s
         return ready_s if lived or not child.spec.execs else None
 
-    # --- telling ----------------------------------------------------------------------------------
+    # --- telling --------------------------------------------------------------------------------
 
     def _announce(self) -> None:
         self._tell(
