@@ -309,7 +309,8 @@ class Transport:
             except Exception as error:  # noqa: BLE001 - a resolver is foreign code; calls wait on us
                 self._not_connected(error)
             else:
-                await link.lost
+                # wait(), as cancelling us must not mark the link as lost: nobody would close it.
+                await asyncio.wait([link.lost])
             await asyncio.sleep(self._backoff_s())
 
     async def _open(self) -> Link:

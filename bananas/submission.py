@@ -1,0 +1,365 @@
+"""What a caller may ask for, checked field by field, and the verdicts it gets.
+
+One gate for Python, HTTP and files: whoever submits comes through `Drafter`, so a rule is
+stated once and broken in the same words everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
+
+from bananas.clock import SYSTEM_CLOCK
+from bananas.codec import encode_payload, encode_text
+from bananas.errors import FieldError, PayloadError, PayloadTypeError
+from bananas.job import (
+    DEFAULT_MAX_RETRIES,
+    validate_id,
+    validate_name,
+    validate_priority,
+    validate_routing_key,
+    validate_time,
+)
+from bananas.keys import DEFAULT_ROUTING_KEY, Priority
+from bananas.producer import Draft, Form
+from bananas.speedups import format_time, parse_time
+
+if TYPE_CHECKING:
+    from bananas.clock import Clock
+
+MAX_RETRIES_CEILING: Final = 1_000_000
+MAX_DESCRIPTION_CHARS: Final = 4096
+MAX_DELAY_S: Final = 10 * 365 * 86_400.0
+MAX_TIMEOUT_S: Final = 366 * 86_400.0
+
+_FORMS_KEPT: Final = 1024
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class JobOptions(TypedDict, total=False):
+    """What any way of submitting may say; absent = the task's or the default."""
+
+    priority: Priority
+    routing_key: str
+    description: str | None
+    scheduled_for: datetime | str | None
+    delay_s: float | None
+    max_retries: int | None
+    id: str | None
+    expires_at: datetime | str | None
+
+
+class SubmitOptions(JobOptions, total=False):
+    """The options of `submit`, fields of `Submission`."""
+
+    timeout_s: float | None
+    result: bool
+
+
+class WaitOptions(JobOptions, total=False):
+    """The options of `submit_and_wait`, whose own `timeout_s` is how long it waits."""
+
+    run_timeout_s: float | None
+
+
+class RetryChanges(TypedDict, total=False):
+    """What a retry may change of the job."""
+
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One job to submit by name; checked when it is submitted, or by `from_mapping`.
+
+    Attributes:
+        name: The task's.
+        payload: Any JSON value; an object's members are the handler's keyword arguments.
+        priority: `high`, `normal` or `low`.
+        routing_key: Which workers it is for.
+        description: For people, at most 4096 characters.
+        scheduled_for: Not before this time; aware, or RFC 3339 text.
+        delay_s: Not before so many seconds from now; not together with `scheduled_for`.
+        max_retries: Runs allowed; None = the setting.
+        id: Instead of a new one; a job of this id must not exist.
+        timeout_s: Soft limit of one run, seconds; None = the task's.
+        result: Whether the return value is kept.
+        expires_at: Not begun by then, it is dropped; aware, or RFC 3339 text.
+    """
+
+    name: str
+    payload: Any = field(default_factory=dict)
+    priority: Priority = "normal"
+    routing_key: str = DEFAULT_ROUTING_KEY
+    description: str | None = None
+    scheduled_for: datetime | str | None = None
+    delay_s: float | None = None
+    max_retries: int | None = None
+    id: str | None = None
+    timeout_s: float | None = None
+    result: bool = False
+    expires_at: datetime | str | None = None
+
+    @classmethod
+    def from_mapping(cls, members: Mapping[str, Any]) -> Submission:
+        """Read what came in as JSON; absent and null members have their defaults.
+
+        Raises:
+            FieldError: The first field that breaks its rule, or that is not known.
+        """
+        name, payload, options = _split(members)
+        options = {member: value for member, value in options.items() if value is not None}
+        _form(name, options, DEFAULT_MAX_RETRIES, SYSTEM_CLOCK)
+        if "id" in options:
+            validate_id(options["id"])
+        return cls(name=name, payload=payload, **options)
+
+
+FIELDS: Final = frozenset(Submission.__slots__)
+"""Every member a submission may have."""
+
+_OPTION_FIELDS: Final = tuple(SubmitOptions.__annotations__)
+
+VerdictStatus = Literal["accepted", "duplicate", "rejected"]
+
+
+class Verdict(NamedTuple):
+    """What became of one item of a batch; a tuple because every job gets one.
+
+    Attributes:
+        index: Its place in the batch, from 0.
+        id: The job's; None when rejected without one.
+        status: `accepted`, `duplicate` (the id exists, nothing changed) or `rejected`.
+        field: Rejected: which field.
+        rule: Rejected: the rule it broke.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks
+    id: str | None
+    status: VerdictStatus
+    field: str | None = None
+    rule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a whole stream of items.
+
+    Attributes:
+        accepted: New jobs.
+        duplicates: Items whose id existed.
+        rejected: Items that broke a rule.
+        verdicts: One an item, in order; None when they were not kept.
+        elapsed_s: From the first item to the last answer, seconds.
+    """
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    verdicts: list[Verdict] | None
+    elapsed_s: float
+
+    @property
+    def total(self) -> int:
+        """Items taken."""
+        return self.accepted + self.duplicates + self.rejected
+
+    @property
+    def rate(self) -> float:
+        """Items a second."""
+        return self.total / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+class Drafter:
+    """Turns what callers submit into drafts, or says which field breaks which rule."""
+
+    def __init__(
+        self,
+        *,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        max_payload_bytes: int,
+        max_depth: int,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Take the limits; `max_retries` is for those who say nothing."""
+        self._max_retries = max_retries
+        self._max_payload_bytes = max_payload_bytes
+        self._max_depth = max_depth
+        self._clock = clock
+        self._forms: dict[object, Form] = {}
+
+    def payload(self, value: object, task: str | None = None) -> bytes:
+        """Write a payload within the limits.
+
+        Raises:
+            PayloadError: Too large or too deep.
+            PayloadTypeError: No JSON form.
+        """
+        return encode_payload(
+            value, max_bytes=self._max_payload_bytes, max_depth=self._max_depth, task=task
+        )
+
+    def form(self, name: str, options: Mapping[str, Any]) -> Form:
+        """Return the form of jobs with these options (`id` aside), all rules checked.
+
+        Raises:
+            FieldError: The first field that breaks its rule.
+        """
+        return _form(name, options, self._max_retries, self._clock)
+
+    def draft(self, item: Submission | Mapping[str, Any]) -> Draft:
+        """Return the draft of one job.
+
+        Raises:
+            FieldError: The first field that breaks its rule, or that is not known.
+            PayloadError: Too large or too deep.
+            PayloadTypeError: No JSON form.
+        """
+        if isinstance(item, Submission):
+            options = {
+                member: value
+                for member in _OPTION_FIELDS
+                if (value := getattr(item, member)) is not None and value is not False
+            }
+            return self.draft_call(item.name, item.payload, options)
+        if not isinstance(item, Mapping):
+            raise FieldError("item", f"must be an object, not {type(item).__name__}", item)
+        return self.draft_call(*_split(item))
+
+    def draft_call(self, name: Any, payload: object, options: dict[str, Any]) -> Draft:  # noqa: ANN401
+        """Return the draft of one job given in pieces; takes `options` for itself.
+
+        Raises:
+            FieldError: As `draft`; also PayloadError and PayloadTypeError.
+        """
+        job_id = options.pop("id", None)
+        if job_id is not None:
+            validate_id(job_id)
+        # Checking every field costs 3 us; jobs that look alike are checked once. Only what can
+        # never change its meaning counts: times depend on now, and 1 is equal to True.
+        key: object = None
+        if not options:
+            key = name
+        elif options.keys() <= _LASTING:
+            key = (name, *options.items())
+        try:
+            form = self._forms.get(key) if type(name) is str else None
+        except TypeError:  # unhashable, so wrong: the check says how
+            form = None
+        if form is None:
+            form = _form(validate_name(name), options, self._max_retries, self._clock)
+            if key is not None:
+                if len(self._forms) >= _FORMS_KEPT:
+                    self._forms.clear()
+                self._forms[key] = form
+        return Draft(form, self.payload(payload, form.name), job_id)
+
+
+# Options whose values mean the same for every job and have one type each.
+_LASTING: Final = frozenset({"priority", "routing_key", "description"})
+
+
+def rejection(index: int, error: FieldError | PayloadError | PayloadTypeError) -> Verdict:
+    """Return the verdict on an item that could not be drafted."""
+    if isinstance(error, FieldError):
+        return Verdict(index, None, "rejected", error.field, error.rule)
+    return Verdict(index, None, "rejected", "payload", error.why)
+
+
+def _split(members: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Return (name, payload, options), all of known names."""
+    if not members.keys() <= FIELDS:
+        unknown = min(str(name) for name in members.keys() - FIELDS)
+        raise FieldError(unknown, f"unknown field; known are {', '.join(sorted(FIELDS))}")
+    options = dict(members)
+    name = options.pop("name", None)
+    if name is None:
+        raise FieldError("name", "is required")
+    payload = options.pop("payload") if "payload" in options else {}
+    return name, payload, options
+
+
+def _form(name: str, options: Mapping[str, Any], max_retries: int, clock: Clock) -> Form:
+    """Check every option; None counts as not given."""
+    get = options.get
+    scheduled_for, due = _due(get("scheduled_for"), get("delay_s"), clock)
+    description = get("description")
+    runs = get("max_retries")
+    timeout_s = get("timeout_s")
+    result = get("result")
+    expires_at = get("expires_at")
+    if result is not None and not isinstance(result, bool):
+        raise FieldError("result", "must be true or false", result)
+    priority = get("priority")
+    routing_key = get("routing_key")
+    return Form(
+        name=validate_name(name),
+        priority="normal" if priority is None else validate_priority(priority),
+        routing_key=(
+            DEFAULT_ROUTING_KEY if routing_key is None else validate_routing_key(routing_key)
+        ),
+        max_retries=max_retries if runs is None else _runs(runs),
+        description_json=None if description is None else _description(description),
+        timeout_s=(
+            None if timeout_s is None else _seconds("timeout_s", timeout_s, 0.001, MAX_TIMEOUT_S)
+        ),
+        result=bool(result),
+        expires_at=None if expires_at is None else format_time(_instant("expires_at", expires_at)),
+        scheduled_for=scheduled_for,
+        due=due,
+    )
+
+
+def _due(scheduled_for: Any, delay_s: Any, clock: Clock) -> tuple[str | None, str | None]:  # noqa: ANN401
+    """Return (RFC 3339 time, due time for the server); (None, None) = at once."""
+    if delay_s is not None:
+        if scheduled_for is not None:
+            raise FieldError("delay_s", "must not be given together with scheduled_for", delay_s)
+        delay_us = round(_seconds("delay_s", delay_s, 0, MAX_DELAY_S) * 1_000_000)
+        if delay_us == 0:
+            return None, None
+        # The server adds the delay to its own clock; the text is for people.
+        return format_time(clock.real_us() + delay_us), f"+{max(1, -(-delay_us // 1000))}"
+    if scheduled_for is None:
+        return None, None
+    unix_us = _instant("scheduled_for", scheduled_for)
+    if unix_us < 0:
+        raise FieldError("scheduled_for", "must not be before 1970", scheduled_for)
+    return format_time(unix_us), f"{unix_us // 1_000_000}.{unix_us % 1_000_000:06d}"
+
+
+def _instant(name: str, value: object) -> int:
+    """Return a point in time, Unix microseconds."""
+    if not isinstance(value, datetime):
+        return parse_time(validate_time(name, value))
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise FieldError(name, "must have a time zone", value)
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def _seconds(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FieldError(name, "must be a number of seconds", value)
+    if not (low <= value <= high and math.isfinite(value)):
+        raise FieldError(name, f"must be from {low:g} to {high:g} seconds", value)
+    return float(value)
+
+
+def _runs(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FieldError("max_retries", "must be an integer", value)
+    if not 0 <= value <= MAX_RETRIES_CEILING:
+        raise FieldError("max_retries", f"must be from 0 to {MAX_RETRIES_CEILING}", value)
+    return value
+
+
+def _description(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise FieldError("description", "must be a string", value)
+    if len(value) > MAX_DESCRIPTION_CHARS:
+        rule = f"must be at most {MAX_DESCRIPTION_CHARS} characters"
+        raise FieldError("description", rule, len(value))
+    return encode_text(value)
