@@ -498,6 +498,7 @@ def _quoted(raw: object) -> str:
 _BY_MODE: Final = cast("int", None)
 _CONCURRENCY: Final = 10
 _CONCURRENCY_THIN: Final = 5
+_BUNCH_ENTRIES: Final = 1024
 _SYNC_THREADS_MAX: Final = 32
 
 _ROUTING_KEY: Final = _Pattern(
@@ -776,6 +777,11 @@ class Settings:
     def sync_thread_count(self) -> int:
         """Threads for `def` handlers in one process: `sync_threads` resolved."""
         return self.sync_threads or min(self.worker_concurrency, _SYNC_THREADS_MAX)
+
+    @property
+    def begun_entries(self) -> int:
+        """Jobs a worker process may have begun at once: its runners, and items of bunches."""
+        return self.worker_concurrency + self.sync_thread_count + _BUNCH_ENTRIES
 
     def describe(self) -> dict[str, str]:
         """Return every setting by variable, as text fit to be shown: secrets are redacted."""

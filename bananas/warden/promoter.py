@@ -6,7 +6,7 @@ due, at most one interval, which is also how long a foreign push may wait to be 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bananas.broker import MAX_JOBS
 from bananas.placement import find_places
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from bananas.broker import Broker
 
+_MAX_PLACES: Final = 500
+"""Most places looked at in one step, each two LLEN."""
+
 
 class Promoter:
     """Promotes."""
@@ -23,7 +26,8 @@ class Promoter:
     def __init__(self, broker: Broker, served: Sequence[str], *, interval_s: float) -> None:
         """Promote every `interval_s`; keep the wake markers of `served` places right."""
         self._broker = broker
-        self._served = served
+        self._own = tuple(served)
+        self._served = self._own
         self._interval_s = interval_s
         self.promoted = 0
 
@@ -43,3 +47,15 @@ class Promoter:
         if step.wait_ms is None:
             return self._interval_s
         return min(self._interval_s, step.wait_ms / 1000)
+
+    async def learn_places(self) -> None:
+        """Keep the markers of every place right that was ever used, beside our own.
+
+        Raises:
+            BrokerError: Redis did not answer; the places stay as they were.
+        """
+        keys = self._broker.keys
+        found = await self._broker.transport.command(
+            "SRANDMEMBER", keys.places(), _MAX_PLACES, repeat=True
+        )
+        self._served = tuple(dict.fromkeys((*self._own, *map(bytes.decode, found))))

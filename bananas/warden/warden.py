@@ -123,6 +123,7 @@ class Warden:
     async def _prune(self) -> None:
         await self.pruner.prune()
         await self.pruner.give_up_lists()
+        await self.promoter.learn_places()
 
     async def _every(self, interval_s: float, step: Callable[[], Awaitable[None]], name: str) -> None:
         """Take a step, then wait; an outage is logged and outlived."""

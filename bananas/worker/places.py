@@ -34,10 +34,9 @@ class Service:
     @classmethod
     def of(cls, settings: Settings) -> Service:
         """Return the service that settings ask for."""
-        chosen = settings.worker_priorities or ("high", "normal", "low")
         return cls(
             routing_keys=settings.worker_routing_keys,
-            priorities=tuple(p for p in ("high", "normal", "low") if p in chosen),
+            priorities=settings.priorities,
             only_tasks=settings.worker_job_types,
             by_priority=settings.routing_order == "priority",
         )

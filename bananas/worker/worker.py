@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -52,24 +52,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("bananas.worker")
 
 _TICK_S: Final = 0.05
-_MAX_SYNC_THREADS: Final = 32
 _CANCEL_GRACE_S: Final = 1.0
 _LEAVE_S: Final = 5.0
 _RENEW_S: Final = 0.5
 _RECYCLE_AGE_S: Final = 10.0
-
-BUNCH_ENTRIES: Final = 1024
-"""Items of bunches that can be accounted for at once when a process dies."""
-
-
-def sync_threads(settings: Settings) -> int:
-    """Return how many threads run `def` handlers."""
-    return settings.sync_threads or min(settings.worker_concurrency, _MAX_SYNC_THREADS)
-
-
-def begun_entries(settings: Settings) -> int:
-    """Return how many jobs a worker process may have begun at once, for its table."""
-    return settings.worker_concurrency + sync_threads(settings) + BUNCH_ENTRIES
 
 
 class Worker:
@@ -106,6 +92,7 @@ class Worker:
         self._stopped = asyncio.Event()
         self._settled = asyncio.Event()
         self._leaving = False
+        self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
         self._published: dict[str, int] = {}
         self.epoch = ""
@@ -119,8 +106,8 @@ class Worker:
         self._outcomes = Outcomes(settings, self._clock, self._settler.outcome)
         self._intake = Intake(registry, settings, self._outcomes, self._clock)
         self._gate = Gate()
-        runners, threads = settings.worker_concurrency, sync_threads(settings)
-        board = BegunBoard(slot, begun_entries(settings), runners + threads)
+        runners, threads = settings.worker_concurrency, settings.sync_thread_count
+        board = BegunBoard(slot, settings.begun_entries, runners + threads)
         grace_s = settings.hard_timeout_grace_s
         self._loop_lane = LoopLane(runners, self._outcomes, board, self._gate, hard_grace_s=grace_s)
         self._thread_lane = ThreadLane(
@@ -177,11 +164,13 @@ class Worker:
         self._fetcher.stir()
 
     async def stop(self, grace_s: float) -> None:
-        """Leave in order: see the module. A second call waits for the first.
+        """Leave in order: see the module. A second call can only shorten the grace.
 
         Args:
             grace_s: How long running jobs may go on; 0 = they are given back at once.
         """
+        self._grace_ends_s = min(self._grace_ends_s, time.monotonic() + grace_s)
+        self._settled.set()
         if self._leaving:
             await self._stopped.wait()
             return
@@ -190,22 +179,24 @@ class Worker:
         self._fetcher.closed = True
         await self._fetcher.stop()
         self._release(self._take_waiting())
-        await self._wait_for_running(grace_s)
+        await self._wait_for_running()
         if self._loop_lane.running():
             self._loop_lane.give_back_running()
-            await self._wait_for_running(_CANCEL_GRACE_S)
+            self._grace_ends_s = time.monotonic() + _CANCEL_GRACE_S
+            await self._wait_for_running()
         await self._leave()
         self._stopped.set()
 
-    async def _wait_for_running(self, grace_s: float) -> None:
+    async def _wait_for_running(self) -> None:
         """Wait until nothing runs, or the grace is over."""
-        try:
-            async with asyncio.timeout(grace_s):
-                while self._loop_lane.running() or self._thread_lane.running():
-                    self._settled.clear()
-                    await self._settled.wait()
-        except TimeoutError:
-            log.info("the grace of %g s is over", grace_s)
+        while self._loop_lane.running() or self._thread_lane.running():
+            left_s = self._grace_ends_s - time.monotonic()
+            if left_s <= 0:
+                log.info("the grace is over, jobs still running are given back")
+                return
+            self._settled.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), left_s)
 
     async def _leave(self) -> None:
         """Send the last outcomes, give back what is still leased, end what we started."""
@@ -281,7 +272,7 @@ class Worker:
         ahead = self._fetcher.ahead()
         for lane, runners in (
             (self._loop_lane, self._settings.worker_concurrency),
-            (self._thread_lane, sync_threads(self._settings)),
+            (self._thread_lane, self._settings.sync_thread_count),
         ):
             self._release(lane.surplus(2 * (runners + ahead)))
 

@@ -1,0 +1,1 @@
+"""What one process runs, and which processes a command means."""
