@@ -1,6 +1,9 @@
 # Every target is explained by `make`.  Two do all the set-up of a fresh machine: demo and test.
 
-PYTHON ?= python3
+# The first that is new enough; `make PYTHON=...` names another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$python -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$python; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -130,8 +133,8 @@ engine:
 CORE := $(wildcard bananas/_speedups.pyx)
 
 $(STAMP): pyproject.toml setup.py $(CORE)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "bananas needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null \
+	  || { echo "bananas needs Python 3.11 or later, and '$(PYTHON)' is not; name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing bananas in $(VENV) ..."
