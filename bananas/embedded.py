@@ -186,7 +186,10 @@ def server_argv(binary: ServerBinary, data_dir: Path, socket_path: Path) -> list
 
 
 def _server_environ() -> dict[str, str]:
-    """Return what a server needs of our environment, which may hold secrets and a bad locale."""
+    """Return what a server needs of our environment: no secrets, and the plain locale.
+
+    Lua compares strings by the server's locale, and ours is not the user's to choose.
+    """
     kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 

@@ -478,14 +478,14 @@ def test_relative_data_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (tmp_path / "data/appendonlydir").is_dir()
 
 
-def test_bad_locale_does_not_matter(
-    data_dir: Path, search_path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A locale that the machine does not have, which Redis refuses, is kept from it."""
-    monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    monkeypatch.setenv("LANG", "xx_XX.UTF-8")
+@linux_only
+def test_locale_is_plain(data_dir: Path, search_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's locale, by which Lua compares strings, is not the user's."""
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LC_COLLATE", "de_DE.UTF-8")
     with start(data_dir, search_path=search_path) as server:
-        assert server.answers
+        environ = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        assert [entry for entry in environ if entry.startswith(b"LC_")] == [b"LC_ALL=C"]
 
 
 # --- trouble ------------------------------------------------------------------------------------
