@@ -163,7 +163,10 @@ def fork_child(spec: ProcessSpec, child: Child, pipes: Pipes) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _run_child(spec, child, pipes)
+            try:
+                _run_child(spec, child, pipes)
+            finally:  # a handler of the target may raise even while the child is leaving
+                os._exit(EXIT_TARGET_RAISED)
         child.slot.pid = pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -175,7 +178,7 @@ def _run_child(spec: ProcessSpec, child: Child, pipes: Pipes) -> NoReturn:
     status = EXIT_TARGET_RAISED
     try:
         _become_child(spec, child, pipes)
-        status = spec.target(child)
+        status = int(spec.target(child))
     except Halt as halt:
         status = halt.exit_status
     except SystemExit as leaving:
@@ -208,7 +211,7 @@ def _become_child(spec: ProcessSpec, child: Child, pipes: Pipes) -> None:
     pipes.keep_childs_ends()
     if not spec.execs:
         setproctitle.setproctitle(spec.title(child.number))
-        with suppress(OSError, ValueError, AttributeError):  # a stderr without a descriptor
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # no usable stderr
             faulthandler.enable()  # SIGABRT leaves the stacks of all threads
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -231,7 +234,9 @@ def _flush() -> None:
 def set_death_signal(number: signal.Signals) -> None:
     """Have the kernel send us `number` when our parent's forking thread ends; Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        prctl = ctypes.CDLL(None).prctl
+        prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def birth_of(pid: int) -> int:

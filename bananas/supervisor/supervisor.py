@@ -173,6 +173,7 @@ class Supervisor:
         self._own = OwnTime(time.monotonic_ns())
         self._status = EXIT_OK
         self._forced = False
+        self._asked = False
         self._over = False
         self._handlers: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self.handle_term,
@@ -219,10 +220,11 @@ class Supervisor:
 
     def handle_term(self) -> None:
         """Drain; the second time, cut."""
-        if self._phase is Phase.RUNNING:
-            self._enter(Phase.DRAINING)
-        else:
+        if self._asked:
             self.handle_quit()
+        elif self._phase is Phase.RUNNING:
+            self._enter(Phase.DRAINING)
+        self._asked = True  # the first time counts as such even if we are draining by ourselves
 
     def handle_quit(self) -> None:
         """Have the children leave at once."""
@@ -472,8 +474,14 @@ class Supervisor:
         slot = self._slot(child)
         role = self._roles[child.spec.role]
         verdict, role.backoff = judge_exit(
-            child.view, self._ready_s(child, slot), role.backoff, self._own.now_s, self._limits
+            child.view,
+            self._ready_s(child, slot),
+            role.backoff,
+            self._own.now_s,
+            self._limits,
         )
+        if self._phase is not Phase.RUNNING and code == 0:
+            verdict = Verdict.STOPPED  # whoever stops us has told the children too, as systemd does
         self._table.crashes += verdict is Verdict.CRASH
         self._table.boot_failures += verdict is Verdict.BOOT_FAILURE
         slot.exit_code = code

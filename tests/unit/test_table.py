@@ -99,6 +99,17 @@ def test_begin_and_end() -> None:
     assert slot.begun() == [Begun(0, b"cc", 7)]
 
 
+def test_overdue_jobs_are_those_past_their_deadline() -> None:
+    """A begun job is overdue from its deadline on; one without a deadline, or ended, never is."""
+    slot = Table.create(2, 4).slot(1)
+    for runner, deadline_ns in enumerate((0, 100, 101, 50)):
+        slot.begin(runner, b"job-%d" % runner, deadline_ns)
+    slot.end(3)
+    assert slot.overdue(99) == []
+    assert slot.overdue(100) == [b"job-1"]
+    assert slot.overdue(2**62) == [b"job-1", b"job-2"]
+
+
 def test_begin_refuses_what_has_no_room() -> None:
     """An id above the limit and a runner above the count are refused, and change nothing."""
     slot = Table.create(2, 2).slot(0)
