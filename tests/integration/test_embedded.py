@@ -485,7 +485,8 @@ def test_locale_is_plain(data_dir: Path, search_path: str, monkeypatch: pytest.M
     monkeypatch.setenv("LC_COLLATE", "de_DE.UTF-8")
     with start(data_dir, search_path=search_path) as server:
         environ = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
-        assert [entry for entry in environ if entry.startswith(b"LC_")] == [b"LC_ALL=C"]
+        assert b"LC_ALL=C" in environ  # it wins over all others
+        assert not any(b"de_DE" in entry for entry in environ)
 
 
 # --- trouble ------------------------------------------------------------------------------------
