@@ -1,0 +1,202 @@
+"""uvicorn, with what it leaves to a proxy: slow, endless and oversized requests end.
+
+uvicorn limits neither the time nor the size of a request's head, nor the time of its body.
+Here every connection counts what comes in, and once a second all are looked over:
+one timer for the server instead of some for every request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn import Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bananas.http.exchange import MAX_HEAD_BYTES
+from bananas.http.problems import MEDIA_TYPE, Problem
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+HEAD_TIMEOUT_S: Final = 5.0
+BODY_TIMEOUT_S: Final = 15.0
+MIN_BODY_RATE: Final = 1024.0
+"""Bytes a second that a body must keep up with on average, once it takes over 15 s."""
+
+DISCARD_TIMEOUT_S: Final = 5.0
+"""How long the rest of a body may come in after its answer has gone out."""
+
+STREAM_KEY: Final = "bananas.stream"
+"""Set in the scope by a route that minds the time of its body itself."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection; see the module."""
+
+    max_connections = 4096
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        """Expect the first head."""
+        super().__init__(*args, **kwargs)
+        self._messages = 0  # heads that have begun
+        self._in_head = True
+        self._in_body = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._ended = False
+        self._since = self.loop.time()  # when the head, the body or the discarding began
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._end(Problem("overloaded", "come back later", headers={"retry-after": "1"}))
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and count what belongs to a head or a body that is not whole yet."""
+        if self._ended:
+            return
+        messages = self._messages
+        super().data_received(data)
+        if self._messages == messages:
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._end(Problem("headers-too-large", f"the limit is {MAX_HEAD_BYTES} bytes"))
+            elif self._in_body:
+                self._body_bytes += len(data)
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun."""
+        super().on_message_begin()
+        self._messages += 1
+        self._head_bytes = 0
+        if not self._in_head:  # the first head's time began with the connection
+            self._in_head = True
+            self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """Note that the body may begin."""
+        self._in_head = False
+        self._in_body = True
+        self._body_bytes = 0
+        self._since = self.loop.time()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give the rest of an unread body its own time."""
+        if self._in_body:
+            self._since = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._end(Problem("malformed-request", msg))
+
+    # --- what takes too long ------------------------------------------------------------------
+
+    def look_over(self, now: float) -> None:
+        """End the request that keeps this connection without making headway.
+
+        Args:
+            now: The loop's time, seconds.
+        """
+        took_s = now - self._since
+        if self._in_head:
+            if took_s > HEAD_TIMEOUT_S:
+                self._end(Problem("request-timeout", f"the head took over {HEAD_TIMEOUT_S:g} s"))
+        elif not self._in_body:
+            return
+        elif self.cycle.response_complete:
+            if took_s > DISCARD_TIMEOUT_S:
+                self.transport.close()
+        elif (
+            took_s > BODY_TIMEOUT_S
+            and self._body_bytes < took_s * MIN_BODY_RATE
+            and not self.flow.read_paused  # then it is we who are slow
+            and STREAM_KEY not in self.scope
+        ):
+            self._end(
+                Problem(
+                    "request-timeout",
+                    f"the body took over {BODY_TIMEOUT_S:g} s at under {MIN_BODY_RATE:g} bytes/s",
+                )
+            )
+
+    def _end(self, problem: Problem) -> None:
+        """Say what is wrong, if it is this request's turn to be answered, and close."""
+        if self._ended or self.transport.is_closing():
+            return
+        self._ended = True
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete and (self._in_head or self.pipeline):
+            # An earlier request is still being answered: that answer goes out, no other does.
+            cycle.keep_alive = False
+            self.pipeline.clear()
+            self.flow.pause_reading()
+            return
+        unanswered = cycle is None or cycle.response_complete or not cycle.response_started
+        # A connection that never sent a byte asked nothing: a browser's spare one.
+        if unanswered and (self._messages or problem.kind == "overloaded"):
+            self.transport.write(_raw(problem))
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+
+def _raw(problem: Problem) -> bytes:
+    """Return a whole response."""
+    body = problem.body()
+    head = [
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+        f"content-type: {MEDIA_TYPE.decode()}",
+        f"content-length: {len(body)}",
+        *(f"{name}: {value}" for name, value in problem.headers.items()),
+        "connection: close",
+    ]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+class GuardedServer(Server):
+    """uvicorn's server; leaves signals to whoever runs it, and looks its connections over."""
+
+    _TICKS_PER_LOOK = 10  # of 0.1 s
+
+    on_started: Callable[[], object] = staticmethod(lambda: None)
+    """Called once connections are taken."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do uvicorn's housekeeping, and ours once a second."""
+        if counter % self._TICKS_PER_LOOK == 0:
+            connections = list(self.server_state.connections)
+            if connections:
+                now = connections[0].loop.time()
+                for connection in connections:
+                    if isinstance(connection, GuardedProtocol):
+                        connection.look_over(now)
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none: the process has handlers of its own."""
+        yield
