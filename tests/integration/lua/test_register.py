@@ -1,0 +1,56 @@
+"""register: an epoch may lease until its deadline; a fenced one never again."""
+
+from __future__ import annotations
+
+from bare_queue import START_MS, BareQueue
+
+
+def test_epoch_its_process_and_its_places_are_known(queue: BareQueue) -> None:
+    """The deadline is one ttl from now; the info and the places are kept for readers."""
+    assert queue.register("e1", 15, ["queue:high", "queue:low"])
+    assert queue.snapshot() == {
+        "queue:processing:epochs": ("zset", {"e1": START_MS + 15_000}, -1),
+        "workers": ("hash", {"e1": b'{"pid": 1}'}, -1),
+        "places": ("set", {"queue:high", "queue:low"}, -1),
+    }
+
+
+def test_places_may_be_none(queue: BareQueue) -> None:
+    """A process that serves nothing, as a scheduler, registers all the same."""
+    assert queue.register("e1", places=())
+    assert "places" not in queue.snapshot()
+
+
+def test_repeat_only_extends(queue: BareQueue) -> None:
+    """A copy has no effect, and a delayed one with an earlier deadline sets nothing back."""
+    queue.register("e1", 15)
+    early = queue.last
+    before = queue.snapshot()
+    queue.again()
+    assert queue.snapshot() == before
+    queue.register("e1", 60)
+    before = queue.snapshot()
+    assert queue.again(early) == 1
+    assert queue.snapshot() == before
+
+
+def test_fenced_epoch_stays_fenced(queue: BareQueue) -> None:
+    """While its jobs are given back, an epoch cannot come back to life."""
+    queue.leased("a", "b")
+    queue.run(queue.broker.reclaim("e1", proven=True, limit=1))
+    before = queue.snapshot()
+    assert not queue.register("e1")
+    assert queue.snapshot() == before
+
+
+def test_wrong_type_has_no_effect(queue: BareQueue) -> None:
+    """Every key is looked at before the first write."""
+    keys = queue.keys
+    queue.refuses_wrong_types(queue.register, keys.epochs, keys.workers, keys.places())
+
+
+def test_at_maxmemory_a_process_can_start(own_queue: BareQueue) -> None:
+    """A full server can still be drained by new workers."""
+    with own_queue.full():
+        assert own_queue.register("e1")
+        assert own_queue.client.zscore(own_queue.keys.epochs, "e1") == START_MS + 15_000
