@@ -1,3 +1,4 @@
+# ruff: noqa: PYI021 - the contract is read here: the code it describes stands in two places
 """The contract of the compiled core and of its twin `_speedups_py`.
 
 Both give the same values and raise `ValueError` with the same words for the same input.
@@ -30,7 +31,7 @@ def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
     """
 
 def encode_record(
-    id: str,
+    id: str,  # noqa: A002 - the member's name
     name: str,
     description_json: bytes | None,
     payload: bytes,

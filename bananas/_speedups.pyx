@@ -29,7 +29,8 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    #if defined(__SSE2__) || defined(_M_X64)
+    /* BANANAS_PORTABLE lets a test build take the path of other processors. */
+    #if (defined(__SSE2__) || defined(_M_X64)) && !defined(BANANAS_PORTABLE)
     #include <emmintrin.h>
     #define BANANAS_SSE2 1
     #endif

@@ -235,7 +235,7 @@ def _scan_any(data: bytes, max_depth: int) -> ScannedRecord:
     return tuple(found)
 
 
-def _read_value(  # noqa: C901, PLR0911, PLR0912, PLR0913 - one branch a kind, flat on purpose
+def _read_value(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917 - one branch a kind, flat on purpose
     data: bytes, at: int, name: str, slot: int, kind: int, max_depth: int
 ) -> tuple[Any, int]:
     """Read the value of a known member; (value, where it ends)."""
@@ -280,28 +280,33 @@ def _read_value(  # noqa: C901, PLR0911, PLR0912, PLR0913 - one branch a kind, f
 def _skip_value(data: bytes, at: int, max_depth: int) -> int:
     """Return where the value at `at` ends: scalars by grammar, containers by their brackets."""
     first = data[at : at + 1]
-    if first not in (b"{", b"["):
-        match = _match_string(data, at) if first == b'"' else _match_number(data, at)
-        if match is not None:
-            return match.end()
-        for literal in (b"null", b"true", b"false"):
-            if data.startswith(literal, at):
-                return at + len(literal)
-        raise ValueError(_NOT_JSON)
-    open_brackets: list[bytes] = []
+    if first in (b"{", b"["):
+        return _skip_container(data, at, max_depth)
+    match = _match_string(data, at) if first == b'"' else _match_number(data, at)
+    if match is not None:
+        return match.end()
+    for literal in (b"null", b"true", b"false"):
+        if data.startswith(literal, at):
+            return at + len(literal)
+    raise ValueError(_NOT_JSON)
+
+
+def _skip_container(data: bytes, at: int, max_depth: int) -> int:
+    """Return where the container at `at` ends; only strings and brackets are looked at."""
+    closing: list[bytes] = []
     while True:
         match = _match_to_bracket(data, at)
         if match is None:
             raise ValueError(_NOT_JSON)
         bracket = match[1]
         at = match.end()
-        if bracket == b"{" or bracket == b"[":
-            if len(open_brackets) == max_depth:
+        if bracket in b"{[":
+            if len(closing) == max_depth:
                 raise ValueError(f"nested deeper than {max_depth}")
-            open_brackets.append(b"}" if bracket == b"{" else b"]")
-        elif open_brackets.pop() != bracket:
+            closing.append(b"}" if bracket == b"{" else b"]")
+        elif closing.pop() != bracket:
             raise ValueError(_NOT_JSON)
-        if not open_brackets:
+        if not closing:
             return at
 
 
@@ -324,7 +329,7 @@ def _text(token: bytes) -> str:
     return unescaped
 
 
-def encode_record(  # noqa: PLR0913 - the record's members, as scan_record gives them
+def encode_record(  # noqa: C901, PLR0913, PLR0917 - the members, as scan_record gives them
     id: str,  # noqa: A002 - the member's name
     name: str,
     description_json: bytes | None,
@@ -491,7 +496,7 @@ def uuid7_batch(unix_ms: int, count: int, random: bytes) -> list[str]:
     first = (unix_ms << _TAIL_BITS) + tail
     if not 0 <= unix_ms < 1 << 48 or first + count > 1 << (48 + _TAIL_BITS):
         raise ValueError("unix_ms is out of range")
-    made = []
+    made: list[str] = []
     for number in range(first, first + count):
         time_ms = number >> 74
         upper = 0x7000 | (number >> 62 & 0xFFF)
@@ -508,8 +513,8 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _MIN_US: Final = -62_135_596_800_000_000  # 0001-01-01T00:00:00Z
 _MAX_US: Final = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z
 _match_time = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})"
-    r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|60)"
+    r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
 ).fullmatch
 
 
@@ -530,18 +535,13 @@ def parse_time(text: str) -> int:
         days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
     except ValueError:
         raise ValueError("not an RFC 3339 time") from None
-    hours, minutes, seconds = int(hour), int(minute), int(second)
     offset_min = 0
     if sign is not None:
-        if int(offset_h) > 23 or int(offset_m) > 59:
-            raise ValueError("not an RFC 3339 time")
         offset_min = int(offset_h) * 60 + int(offset_m)
         if sign == "-":
             offset_min = -offset_min
-    # 60 is a leap second: it reads as the first second of the next minute.
-    if hours > 23 or minutes > 59 or seconds > 60:
-        raise ValueError("not an RFC 3339 time")
-    total_s = ((days * 24 + hours) * 60 + minutes - offset_min) * 60 + seconds
+    # A leap second, 60, is the first second of the next minute.
+    total_s = ((days * 24 + int(hour)) * 60 + int(minute) - offset_min) * 60 + int(second)
     unix_us = total_s * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
     if not _MIN_US <= unix_us <= _MAX_US:
         raise ValueError("time is out of range")
@@ -555,7 +555,7 @@ _MAX_EXPONENT: Final = 1023
 _MAX_CAP_S: Final = 1e300
 
 
-def backoff(  # noqa: PLR0913 - five numbers of a formula, and chance
+def backoff(  # noqa: PLR0913, PLR0917 - five numbers of a formula, and chance
     attempt: int, base_s: float, factor: float, cap_s: float, jitter: float, u: float
 ) -> float:
     """Return the delay before the next run; see `_speedups.pyi`."""

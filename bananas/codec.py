@@ -13,26 +13,33 @@ import json
 import math
 import re
 from datetime import date, datetime, time
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from uuid import UUID
 
 from bananas.errors import DecodeError, PayloadError, PayloadTypeError
 from bananas.speedups import DEPTH_CEILING, has_long_number, json_depth
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+MAX_DEPTH: Final = 64
+
+_dumps: Callable[[object, Callable[[object], object], int], bytes] | None = None
+_loads: Callable[[bytes], Any] | None = None
+_options = 0
 try:
     import orjson
-except ImportError:  # a platform without a wheel
-    _OPTIONS = None
+except ImportError:  # a platform without a wheel: the careful path does it all
+    pass
 else:
+    _dumps, _loads = orjson.dumps, orjson.loads
     # What has several forms gets its one form from `_as_plain`, on both paths.
-    _OPTIONS = (
+    _options = (
         orjson.OPT_PASSTHROUGH_DATACLASS
         | orjson.OPT_PASSTHROUGH_DATETIME
         | orjson.OPT_PASSTHROUGH_SUBCLASS
     )
-
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024
-MAX_DEPTH: Final = 64
 
 
 def encode_payload(
@@ -58,9 +65,9 @@ def encode_payload(
         PayloadError: Too large, too deep, NaN or infinite, or text with unpaired surrogates.
     """
     data: bytes | None = None
-    if _OPTIONS is not None:
+    if _dumps is not None:
         try:
-            data = orjson.dumps(value, _as_plain, _OPTIONS)
+            data = _dumps(value, _as_plain, _options)
         except TypeError:
             pass  # the careful path either has a form for it or says what is wrong
         else:
@@ -84,11 +91,11 @@ def decode_payload(data: bytes) -> Any:  # noqa: ANN401 - JSON is what it is
         DecodeError: Not JSON (NaN, invalid UTF-8 and unpaired surrogates included), nested
             deeper than 1024, or a number out of range (an integer of more than 4300 digits).
     """
-    if _OPTIONS is None or has_long_number(data):
+    if _loads is None or has_long_number(data):
         return _decode_carefully(data)
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
+        return _loads(data)
+    except ValueError as error:
         raise DecodeError(str(error), data) from None
 
 
@@ -139,27 +146,27 @@ def _encode_carefully(value: object, max_depth: int, task: str | None) -> bytes:
 def _to_plain(value: object, depth_left: int, max_depth: int, task: str | None) -> object:
     """Return the value in JSON's own types, or raise what is wrong with it."""
     kind = type(value)
-    if value is None or kind in (str, int, bool):
-        return value
-    if kind is float:
-        if not math.isfinite(value):  # type: ignore[arg-type]  # a float, by the line above
-            raise PayloadError("NaN and infinity have no JSON form", task=task)
-        return value
-    if kind is not dict and kind is not list and kind is not tuple:
-        try:
-            # The result is looked at again: the value of an enum member may be anything.
-            return _to_plain(_as_plain(value), depth_left, max_depth, task)
-        except TypeError as error:
-            raise PayloadTypeError(str(error), task=task) from None
-    if depth_left == 0:
-        _check_depth(max_depth + 1, max_depth, task)
-    if isinstance(value, dict):
-        for key in value:
+    if kind is dict or kind is list or kind is tuple:
+        if depth_left == 0:
+            raise PayloadError(f"nested deeper than {max_depth}", task=task)
+        if kind is not dict:
+            items = cast("Iterable[object]", value)
+            return [_to_plain(item, depth_left - 1, max_depth, task) for item in items]
+        members = cast("dict[object, object]", value)
+        for key in members:
             if type(key) is not str:
                 raise PayloadTypeError(f"keys must be strings, not {_name(key)}", task=task)
-        return {k: _to_plain(v, depth_left - 1, max_depth, task) for k, v in value.items()}
-    assert isinstance(value, list | tuple)  # noqa: S101 - for the type checker
-    return [_to_plain(item, depth_left - 1, max_depth, task) for item in value]
+        return {k: _to_plain(v, depth_left - 1, max_depth, task) for k, v in members.items()}
+    if kind is float and not math.isfinite(cast("float", value)):
+        raise PayloadError("NaN and infinity have no JSON form", task=task)
+    if value is None or kind in (str, int, bool, float):
+        return value
+    try:
+        plainer = _as_plain(value)
+    except TypeError as error:
+        raise PayloadTypeError(str(error), task=task) from None
+    # Looked at again: the value of an enum member may be anything.
+    return _to_plain(plainer, depth_left, max_depth, task)
 
 
 def _as_plain(value: object) -> object:  # noqa: PLR0911 - one line a type
@@ -174,9 +181,9 @@ def _as_plain(value: object) -> object:  # noqa: PLR0911 - one line a type
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     # Subclasses: of tuple (namedtuple), of dict (defaultdict), of float (numpy's) …
     if isinstance(value, dict):
-        return dict(value)
+        return dict(cast("dict[object, object]", value))
     if isinstance(value, list | tuple):
-        return list(value)
+        return list(cast("Iterable[object]", value))
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -195,12 +202,12 @@ def _holds_nonfinite(value: object) -> bool:
         if kind is str or kind is int or part is None or kind is bool:
             continue
         if kind is float:
-            if not math.isfinite(part):  # type: ignore[arg-type]  # a float, by the line above
+            if not math.isfinite(cast("float", part)):
                 return True
         elif kind is dict:
-            waiting.extend(part.values())  # type: ignore[attr-defined]  # a dict
+            waiting.extend(cast("dict[str, object]", part).values())
         elif kind is list or kind is tuple:
-            waiting.extend(part)  # type: ignore[arg-type]  # a list or a tuple
+            waiting.extend(cast("Iterable[object]", part))
         else:
             waiting.append(_as_plain(part))
     return False

@@ -81,7 +81,7 @@ def request_id() -> str:
 
 def _after_fork() -> None:
     for maker in _makers:
-        maker._forget()  # noqa: SLF001 - of this module
+        maker._forget()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 os.register_at_fork(after_in_child=_after_fork)

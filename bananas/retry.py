@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from bananas.errors import FieldError
 from bananas.speedups import backoff
@@ -84,7 +84,7 @@ class RetryPolicy:
         if self.decide is not None:
             try:
                 answer = _checked_answer(self.decide(attempt, error))
-            except Exception:
+            except Exception:  # noqa: BLE001 - it is the user's code; see Returns
                 _log.exception("decide() of a retry policy failed; using the back-off")
         if answer is None or answer is False:
             return None
@@ -103,11 +103,13 @@ def _check_range(name: str, value: object, low: float, high: float) -> None:
 
 def _checked_kinds(name: str, given: object) -> tuple[type[BaseException], ...]:
     """Return exception classes as a tuple; one class alone is a tuple of one."""
-    kinds = tuple(given) if isinstance(given, tuple | list | set | frozenset) else (given,)
-    for kind in kinds:
+    kinds: list[type[BaseException]] = []
+    several = isinstance(given, tuple | list | set | frozenset)
+    for kind in cast("Iterable[object]", given) if several else (given,):
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise FieldError(name, "must be exception classes", given)
-    return kinds
+        kinds.append(kind)
+    return tuple(kinds)
 
 
 def _checked_answer(answer: object) -> float | bool | None:

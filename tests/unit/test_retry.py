@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -62,12 +61,12 @@ def test_one_class_may_stand_alone() -> None:
     ("answer", "delay_s"),
     [(0, 0.0), (7.5, 7.5), (True, 8.0), (None, None), (False, None), (math.inf, MAX_DELAY_S)],
 )
-def test_a_callable_may_decide(answer: Any, delay_s: float | None) -> None:
+def test_a_callable_may_decide(answer: object, delay_s: float | None) -> None:
     """It gets attempt and error; seconds, the back-off, or the end are its answers."""
     seen: list[tuple[int, BaseException]] = []
     error = ValueError("x")
 
-    def decide(attempt: int, error: BaseException) -> Any:
+    def decide(attempt: int, error: BaseException) -> object:
         seen.append((attempt, error))
         return answer
 
@@ -77,11 +76,11 @@ def test_a_callable_may_decide(answer: Any, delay_s: float | None) -> None:
 
 @pytest.mark.parametrize("answer", [-1, math.nan, "5", ZeroDivisionError()])
 def test_a_callable_that_fails_delays_and_loses_nothing(
-    answer: Any, caplog: pytest.LogCaptureFixture
+    answer: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A defect in decide() is logged and the back-off used."""
 
-    def decide(_attempt: int, _error: BaseException) -> Any:
+    def decide(_attempt: int, _error: BaseException) -> object:
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -111,7 +110,7 @@ def test_a_callable_that_fails_delays_and_loses_nothing(
         ("decide", 5),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(field: str, value: Any) -> None:
+def test_a_policy_that_makes_no_sense_is_refused(field: str, value: object) -> None:
     """The error names the field and its rule when the policy is made."""
     with pytest.raises(FieldError, match=f"^{field}: must be") as caught:
         RetryPolicy(**{field: value})
