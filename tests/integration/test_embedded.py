@@ -236,18 +236,12 @@ def test_start(data_dir: Path, search_path: str) -> None:
 
 
 def test_nobody_else_may_look_in(data_dir: Path, search_path: str) -> None:
-    """Data, state and socket are this user's alone; the server is not told our secrets."""
-    os.environ["BANANAS_TEST_CANARY"] = "c4nary"
-    try:
-        with start(data_dir, search_path=search_path) as server:
-            paths = [data_dir, *data_dir.rglob("*"), server._socket_path.parent]
-            assert len(paths) > 5
-            for path in paths:
-                assert not path.stat().st_mode & 0o077, path
-            environ = Path(f"/proc/{server.pid}/environ")
-            assert not environ.exists() or b"c4nary" not in environ.read_bytes()
-    finally:
-        del os.environ["BANANAS_TEST_CANARY"]
+    """Data, state and socket are this user's alone."""
+    with start(data_dir, search_path=search_path) as server:
+        paths = [data_dir, *data_dir.rglob("*"), server._socket_path.parent]
+        assert len(paths) > 5
+        for path in paths:
+            assert not path.stat().st_mode & 0o077, path
 
 
 def test_data_is_kept_between_runs(data_dir: Path, search_path: str) -> None:
@@ -478,15 +472,28 @@ def test_relative_data_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (tmp_path / "data/appendonlydir").is_dir()
 
 
-@linux_only
-def test_locale_is_plain(data_dir: Path, search_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's locale, by which Lua compares strings, is not the user's."""
+def test_servers_environment(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is told none of our secrets, and no locale, by which Lua compares strings."""
+    monkeypatch.setenv("BANANAS_REDIS_URL", "redis://:c4nary@h")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
-    monkeypatch.setenv("LC_COLLATE", "de_DE.UTF-8")
-    with start(data_dir, search_path=search_path) as server:
-        environ = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
-        assert b"LC_ALL=C" in environ  # it wins over all others
-        assert not any(b"de_DE" in entry for entry in environ)
+    program = fake_server(tmp_path / "bin", "redis-server", "")
+    seen = tmp_path / "seen"
+    program.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && echo 'Redis server v=7.2.0' || env > {seen}\n"
+    )
+    with pytest.raises(EmbeddedServerError, match="ended at once"):
+        start(data_dir, search_path=str(program.parent))
+    started = seen.read_text()
+    prepared = prepare(data_dir, search_path=str(program.parent))
+    assert prepared is not None
+    os.waitpid(fork_exec(prepared), 0)
+    prepared.release()
+    for environ in (started, seen.read_text()):
+        assert "LC_ALL=C\n" in environ
+        assert "c4nary" not in environ
+        assert "de_DE" not in environ
 
 
 # --- trouble ------------------------------------------------------------------------------------
