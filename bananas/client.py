@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from bananas.broker import Broker
@@ -50,6 +51,17 @@ if TYPE_CHECKING:
 
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 """The payload of a job that was given none."""
+
+
+def settings_for(url: str | None, settings: Settings | None) -> Settings:
+    """Return the settings, by default the environment's, with the URL in them when given.
+
+    Raises:
+        SettingsError: The environment, or the URL, is wrong.
+    """
+    if settings is None:
+        return Settings.from_sources(os.environ, redis_url=url)
+    return settings if url is None else replace(settings, redis_url=url)
 
 
 class Session:
@@ -101,19 +113,15 @@ class Client:
         Raises:
             SettingsError: The environment, or the URL, is wrong.
         """
-        if settings is None:
-            settings = Settings.from_sources(os.environ, redis_url=url)
-            url = None
-        self.settings: Final = settings
-        self._url = url or settings.redis_url
+        self.settings: Final = settings_for(url, settings)
         self._given = broker
         self._ids = IdMaker(SYSTEM_CLOCK)
         self._session: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
         self.drafter: Final = Drafter(
-            max_retries=settings.max_retries,
-            max_payload_bytes=settings.max_payload_bytes,
-            max_depth=settings.max_depth,
+            max_retries=self.settings.max_retries,
+            max_payload_bytes=self.settings.max_payload_bytes,
+            max_depth=self.settings.max_depth,
         )
 
     async def __aenter__(self) -> Self:
@@ -149,7 +157,7 @@ class Client:
         session = self.open_session()
         if session is not None:
             return session
-        url = self._url
+        url = self.settings.redis_url
         if url is None and self._given is None:
             from bananas.embedded import start  # noqa: PLC0415 - most have a server
 

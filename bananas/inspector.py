@@ -121,7 +121,7 @@ class Inspector:
         workers: list[dict[str, Any]] = []
         for epoch, deadline_ms in zip(pairs[::2], pairs[1::2], strict=True):
             left_s = float(deadline_ms) / 1e3 - (now_s + now_us / 1e6)
-            about = json.loads(said[epoch]) if epoch in said else {}
+            about: dict[str, Any] = json.loads(said[epoch]) if epoch in said else {}
             workers.append(
                 {
                     **about,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bananas.broker import MAX_JOBS, Entry
@@ -131,7 +131,7 @@ class _Call:
 
     drafts: Sequence[Draft]
     whole: asyncio.Future[Receipt] | None = None
-    each: list[asyncio.Future[str]] = field(default_factory=list)
+    each: Sequence[asyncio.Future[str]] = ()
 
     def done(self, receipt: Receipt) -> None:
         """Answer whoever is still waiting."""
@@ -149,7 +149,7 @@ class _Call:
 
     def failed(self, error: BaseException) -> None:
         """Pass on what went wrong; for a cancelled call, the cancellation."""
-        futures: list[asyncio.Future[Receipt]] | list[asyncio.Future[str]]
+        futures: Sequence[asyncio.Future[Receipt] | asyncio.Future[str]]
         futures = self.each if self.whole is None else [self.whole]
         for future in futures:
             if future.done():

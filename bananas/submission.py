@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 from bananas.clock import SYSTEM_CLOCK
 from bananas.codec import encode_payload, encode_text
@@ -91,7 +91,7 @@ class Submission:
     """
 
     name: str
-    payload: Any = field(default_factory=dict)
+    payload: Any = field(default_factory=dict[str, Any])
     priority: Priority = "normal"
     routing_key: str = DEFAULT_ROUTING_KEY
     description: str | None = None
@@ -225,8 +225,6 @@ class Drafter:
                 if (value := getattr(item, member)) is not None and value is not False
             }
             return self.draft_call(item.name, item.payload, options)
-        if not isinstance(item, Mapping):
-            raise FieldError("item", f"must be an object, not {type(item).__name__}", item)
         return self.draft_call(*_split(item))
 
     def draft_call(self, name: Any, payload: object, options: dict[str, Any]) -> Draft:  # noqa: ANN401
@@ -269,16 +267,18 @@ def rejection(index: int, error: FieldError | PayloadError | PayloadTypeError) -
     return Verdict(index, None, "rejected", "payload", error.why)
 
 
-def _split(members: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def _split(members: object) -> tuple[Any, Any, dict[str, Any]]:
     """Return (name, payload, options), all of known names."""
-    if not members.keys() <= FIELDS:
-        unknown = min(str(name) for name in members.keys() - FIELDS)
+    if not isinstance(members, Mapping):
+        raise FieldError("item", f"must be an object, not {type(members).__name__}", members)
+    options = dict(cast("Mapping[str, Any]", members))
+    if not options.keys() <= FIELDS:
+        unknown = min(map(str, options.keys() - FIELDS))
         raise FieldError(unknown, f"unknown field; known are {', '.join(sorted(FIELDS))}")
-    options = dict(members)
     name = options.pop("name", None)
     if name is None:
         raise FieldError("name", "is required")
-    payload = options.pop("payload") if "payload" in options else {}
+    payload: Any = options.pop("payload") if "payload" in options else {}
     return name, payload, options
 
 

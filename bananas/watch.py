@@ -19,7 +19,7 @@ from bananas.address import find_master, parse_url
 from bananas.link import Counters, Link, connect, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from bananas.address import Address
     from bananas.link import Call
@@ -86,7 +86,7 @@ class Watch:
         self.counters = Counters()
 
     @contextmanager
-    def open(self, channel: str) -> Iterator[Signal]:
+    def open(self, channel: str) -> Generator[Signal]:
         """Watch a channel; the subscription is on its way when this returns."""
         name = channel.encode()
         signal = Signal()
