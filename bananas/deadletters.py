@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from bananas.broker import MAX_JOBS
 from bananas.clock import SYSTEM_CLOCK
 from bananas.errors import FieldError, JobNotFoundError, StateError
-from bananas.keys import place
+from bananas.placement import belongs
 from bananas.results import broken, live
 from bananas.speedups import format_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from bananas.broker import Broker, Specials
+    from bananas.broker import Broker
     from bananas.clock import Clock
     from bananas.job import Job
     from bananas.results import Results
@@ -254,7 +254,7 @@ class DeadLetters:
         now_us = self._clock.real_us()
         by_place: dict[str, list[tuple[str, bytes]]] = {}
         for job in jobs:
-            where = _place(job, specials)
+            where = belongs(job, specials)
             fresh = job.with_(
                 status="pending",
                 updated_at=format_time(now_us),
@@ -275,11 +275,6 @@ class DeadLetters:
             missing = set(await broker.revive(where, chosen))
             revived += [job_id for job_id, _ in chosen if job_id not in missing]
         return revived
-
-
-def _place(job: Job, specials: Specials) -> str:
-    task = job.name if job.name in specials.tasks else None
-    return place(job.priority, job.routing_key, task)
 
 
 def _follows(spot: _Spot, after: _Spot | None, *, newest_first: bool) -> bool:
