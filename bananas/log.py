@@ -17,7 +17,7 @@ import select
 import stat
 import time
 from contextvars import ContextVar
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,25 +44,47 @@ _OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 # --- context ----------------------------------------------------------------------------------
 
 
-class JobContext(NamedTuple):
-    """The job that the current task or thread runs."""
+class RunningJob(Protocol):
+    """What a log says of the job that the calling task or thread runs."""
 
-    job_id: str
-    task: str
-    attempt: int
-    """Runs of the job, this one included."""
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        raise NotImplementedError
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is, from 1."""
+        raise NotImplementedError
 
 
-current_job: Final[ContextVar[JobContext | None]] = ContextVar("bananas_job", default=None)
-"""Set by whoever runs a handler; one variable of three values, since it is set for every job."""
+RunningJobVar = ContextVar[Any]
+"""Holds a `RunningJob` inside a handler, and nothing, or None, outside of one."""
+
+
+def _job(variable: RunningJobVar | None) -> RunningJob | None:
+    return None if variable is None else variable.get(None)
 
 
 class ContextFilter(logging.Filter):
     """Gives any record `job_id`, `task` and `attempt`, for users' own handlers and formats."""
 
+    def __init__(self, running_job: RunningJobVar) -> None:
+        """Read the job from this variable, which the workers set."""
+        super().__init__()
+        self._running_job = running_job
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the three attributes, None outside of a job, and let the record pass."""
-        record.job_id, record.task, record.attempt = current_job.get() or (None, None, None)
+        job = _job(self._running_job)
+        record.job_id = job and job.id
+        record.task = job and job.name
+        record.attempt = job and job.attempt
         return True
 
 
@@ -123,6 +145,11 @@ _FORMATTER: Final = logging.Formatter()
 class TextFormatter(logging.Formatter):
     """One record, one line; the lines of a traceback follow, each marked by ` | `."""
 
+    def __init__(self, running_job: RunningJobVar | None = None) -> None:
+        """Name the job that this variable holds, if given."""
+        super().__init__()
+        self._running_job = running_job
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text without its final line end."""
         parts = [
@@ -132,10 +159,10 @@ class TextFormatter(logging.Formatter):
             record.name,
             _escaped(_message(record)),
         ]
-        job = current_job.get()
+        job = _job(self._running_job)
         if job is not None:
             parts.append(
-                f"job_id={_escaped(job.job_id)} task={_escaped(job.task)} attempt={job.attempt}"
+                f"job_id={_escaped(job.id)} task={_escaped(job.name)} attempt={job.attempt}"
             )
         parts += [f"{key}={_escaped(_redacted(str(v)))}" for key, v in _extras(record).items()]
         line = " ".join(parts)
@@ -148,9 +175,10 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One record, one JSON object on one line: time, level, logger, message, pid, and more."""
 
-    def __init__(self) -> None:
-        """Choose the encoder: orjson where installed, the library's otherwise."""
+    def __init__(self, running_job: RunningJobVar | None = None) -> None:
+        """Name the job that this variable holds, if given; encode by orjson where installed."""
         super().__init__()
+        self._running_job = running_job
         self._dumps: Callable[[dict[str, Any]], str] = _encoder()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -162,9 +190,9 @@ class JsonFormatter(logging.Formatter):
             "message": _message(record),
             "pid": record.process,
         }
-        job = current_job.get()
+        job = _job(self._running_job)
         if job is not None:
-            entry |= job._asdict()
+            entry |= {"job_id": job.id, "task": job.name, "attempt": job.attempt}
         if traceback := _traceback(record):
             entry["traceback"] = traceback
         for key, value in _extras(record).items():
@@ -356,6 +384,7 @@ def configure(
     *,
     stream: IO[str] | int | None = None,
     loggers: Iterable[str] = (),
+    running_job: RunningJobVar | None = None,
 ) -> Handler:
     """Send the records of `bananas` to a stream, replacing what an earlier call set up.
 
@@ -368,6 +397,7 @@ def configure(
         stream: A file or descriptor; standard error unless given, so that what a command
             prints can be piped.
         loggers: More loggers to send there, as in ("uvicorn.error",); never the root.
+        running_job: The variable that holds the running job, so that records name it.
 
     Returns:
         The handler, whose `dropped` counts the records lost.
@@ -385,7 +415,8 @@ def configure(
         raise ValueError("the root logger is the application's")
     fd = 2 if stream is None else stream if isinstance(stream, int) else stream.fileno()
     handler = Handler(fd)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    make = JsonFormatter if format == "json" else TextFormatter
+    handler.setFormatter(make(running_job))
     for name in names:
         logger = logging.getLogger(name)
         _take_off(logger)

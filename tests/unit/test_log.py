@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -21,11 +22,9 @@ from bananas import log
 from bananas.log import (
     ContextFilter,
     Handler,
-    JobContext,
     JsonFormatter,
     TextFormatter,
     configure,
-    current_job,
 )
 from bananas.settings import Secret
 
@@ -33,6 +32,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 logger = logging.getLogger("bananas.test")
+
+
+class Job(NamedTuple):
+    """A running job, as far as logs care."""
+
+    id: str
+    name: str
+    attempt: int
+
+
+running_job: ContextVar[Job] = ContextVar("running_job")
 
 
 @pytest.fixture(autouse=True)
@@ -120,14 +130,14 @@ def test_text_record() -> None:
 
 def test_job_context() -> None:
     """Inside a job both formats name it, and users' formats can."""
-    token = current_job.set(JobContext("id-1", "send", 2))
+    token = running_job.set(Job("id-1", "send", 2))
     try:
-        entry = json.loads(JsonFormatter().format(record("m")))
-        line = TextFormatter().format(record("m"))
+        entry = json.loads(JsonFormatter(running_job).format(record("m")))
+        line = TextFormatter(running_job).format(record("m"))
         theirs = record("m")
-        assert ContextFilter().filter(theirs)
+        assert ContextFilter(running_job).filter(theirs)
     finally:
-        current_job.reset(token)
+        running_job.reset(token)
     assert (entry["job_id"], entry["task"], entry["attempt"]) == ("id-1", "send", 2)
     assert "job_id=id-1 task=send attempt=2" in line
     assert (theirs.job_id, theirs.task, theirs.attempt) == ("id-1", "send", 2)  # type: ignore[attr-defined]
@@ -135,22 +145,23 @@ def test_job_context() -> None:
 
 def test_no_job_context() -> None:
     """Outside of a job the records do not speak of one; a filtered record holds None."""
-    assert "job_id" not in json.loads(JsonFormatter().format(record("m")))
+    assert "job_id" not in json.loads(JsonFormatter(running_job).format(record("m")))
     theirs = record("m")
-    ContextFilter().filter(theirs)
+    ContextFilter(running_job).filter(theirs)
     assert theirs.job_id is None  # type: ignore[attr-defined]
-    assert "job_id" not in TextFormatter().format(theirs)
+    assert "job_id" not in TextFormatter(running_job).format(theirs)
 
 
 @given(st.text(st.characters(), max_size=60), st.text(st.characters(), max_size=20))
 def test_nothing_forges_a_line(message: str, value: str) -> None:
     """Whatever characters a message, extra or job name holds, a record stays one plain line."""
-    token = current_job.set(JobContext(value, value, 1))
+    token = running_job.set(Job(value, value, 1))
     try:
         made = record("%s", message, extra=value)
-        text, encoded = TextFormatter().format(made), JsonFormatter().format(made)
+        text = TextFormatter(running_job).format(made)
+        encoded = JsonFormatter(running_job).format(made)
     finally:
-        current_job.reset(token)
+        running_job.reset(token)
     assert text.isprintable()
     assert encoded.isprintable()
     assert json.loads(encoded)["level"] == "warning"
@@ -250,6 +261,18 @@ def test_configure_twice(pipe: tuple[int, int]) -> None:
     configure("debug", "text", stream=pipe[1])
     logger.debug("once")
     assert read_all(pipe[0]).count(b"once") == 1
+
+
+def test_configured_records_name_their_job(pipe: tuple[int, int]) -> None:
+    """Given the variable that workers set, both formats name the job."""
+    token = running_job.set(Job("id-1", "send", 1))
+    try:
+        for format_ in ("json", "text"):
+            configure("info", format_, stream=pipe[1], running_job=running_job)
+            logger.info("m")
+    finally:
+        running_job.reset(token)
+    assert read_all(pipe[0]).count(b"id-1") == 2
 
 
 def test_more_loggers(pipe: tuple[int, int]) -> None:
