@@ -5,6 +5,11 @@ in doubt (late, closed, or answering what nobody asked) is dropped, and every ca
 without an answer goes out again on the next, with the same bytes, until its retry
 window ends. Scripts must therefore be idempotent by the request id they carry, and
 calls in flight together have no order among them.
+
+Client CPU a call, us: 20 one at a time, 3.3 with 50 callers, 3.5 in bursts of 100; on the
+same machine in the same minutes a bare protocol without any of the above takes 18, 2.6 and
+3.0, redis-py 94 and 65 (50 callers). EVALSHA of `return ARGV[1]` with 200 bytes, unix
+socket, CPython 3.11.7, uvloop 0.23, hiredis 3.5, Redis 7.0.15, two shared x86-64 cores.
 """
 
 from __future__ import annotations
@@ -236,7 +241,6 @@ class Transport:
         if link.answered and not refused:
             # A replica that answers reads and refuses writes must not reset the back-off.
             self._setbacks = 0
-        now = self._now()
         again: list[Call] = []
         for position, call in enumerate(link.pending):
             if call[0].done():
@@ -244,13 +248,13 @@ class Transport:
             # The first one of a `refused` link: the server says that it did not carry it out.
             if not (call[6] or (refused and position == 0)):
                 fail(call, BrokerUnavailableError(call[3], f"the answer was lost: {reason}"))
-            elif call[4] <= now:
-                fail(call, self._unavailable(call))
             else:
                 again.append(call)
         link.pending.clear()
         self.counters.resends += len(again)
         self._queue[:0] = again
+        if not self._closed:
+            self._loop.call_soon(self._watch)  # from here on it is their windows that count
 
     def on_writable(self) -> None:
         """Write what gathered while the socket was full."""
@@ -266,6 +270,11 @@ class Transport:
 
     def _watch(self) -> None:
         """Judge the oldest unanswered call and the ended windows; come back for the next."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if self._closed:
+            return
         if self._owner is None:
             self._owner = self._loop.create_task(self._stay_connected(), name="bananas.transport")
         now = self._now()
@@ -278,7 +287,6 @@ class Transport:
         dues = [call[4] for call in (*self._queue, *self._held)]
         if self._link is not None and self._link.pending:
             dues.append(self._link.answer_due())
-        self._watchdog = None
         if dues:
             delay_s = min(min(dues) - now, self._reply_timeout_s)
             self._watchdog = self._loop.call_later(max(delay_s, 0.001), self._watch)
@@ -342,7 +350,6 @@ class Transport:
             self._outage = True
             log.warning("cannot reach Redis at %s: %s", self._address.label, self._problem)
         if not isinstance(error, BrokerDeniedError):
-            self._denied_since = None
             return
         now = self._now()
         if self._denied_since is None:

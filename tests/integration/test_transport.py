@@ -251,12 +251,45 @@ async def test_a_lost_answer_brings_the_same_bytes_again(server: Server, prefix:
     ):
         await once(transport, prefix, 0)
         plan = proxy.plan(Fault.DROP_REPLY, command=b"EVALSHA")
-        await asyncio.gather(*(once(transport, prefix, number) for number in (1, 2, 3)))
-        assert plan.fired.is_set()
+        calls = asyncio.gather(*(once(transport, prefix, number) for number in (1, 2, 3)))
+        await plan.fired.wait()
+        await until(lambda: not transport.connected)
+        await once(transport, prefix, 4)
+        await calls
         sent = [frame for frame in proxy.seen if command_of(frame) == b"EVALSHA"]
-        assert sent[-6:-3] == sent[-3:]
+        assert sent[-7:-4] == sent[-4:-1]  # in order, and before what came later
         assert transport.counters.resends == 3
-    assert effects(server, prefix) == 4
+    assert effects(server, prefix) == 5
+
+
+async def test_an_abandoned_call_is_not_repeated(server: Server, prefix: str) -> None:
+    """Nobody waits for it any more: after a lost connection only the others go out again."""
+    async with FaultProxy(server.socket) as proxy, opened(proxy.url) as transport:
+        await once(transport, prefix, 0)
+        proxy.plan(Fault.DELAY, command=b"EVALSHA", seconds=10)
+        calls = [asyncio.create_task(once(transport, prefix, number)) for number in (1, 2)]
+        await until(lambda: proxy.fired == 1)
+        calls[0].cancel()
+        proxy.reset()
+        await calls[1]
+        assert transport.counters.resends == 1
+
+
+async def test_a_window_ends_on_time_after_a_lost_connection(server: Server) -> None:
+    """A call that was in flight fails when its window ends, not a reply timeout later."""
+    async with (
+        FaultProxy(server.socket) as proxy,
+        opened(proxy.url, reply_timeout_s=5, retry_window_s=0.3) as transport,
+    ):
+        await transport.call(ECHO, (), ["warm"])
+        plan = proxy.plan(Fault.DELAY, seconds=10)
+        began = time.monotonic()
+        call = transport.submit(ECHO, (), ["x"])
+        await plan.fired.wait()
+        proxy.refuse()
+        with pytest.raises(BrokerUnavailableError):
+            await call
+        assert 0.3 <= time.monotonic() - began < 0.6
 
 
 @pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name.lower())
@@ -501,9 +534,15 @@ async def test_a_busy_server_is_waited_for(make_server: MakeServer, refusals: li
         await transport.call(ECHO, (), ["warm"])
         busy = operator.submit(loop)
         await asyncio.sleep(0.1)  # past the time limit, from where the server answers BUSY
-        assert await transport.call(ECHO, (), ["after"]) == b"after"
-        await busy
-        assert "BUSY" in refusals
+        calls = [transport.submit(ECHO, (), [0])]
+        await until(lambda: "BUSY" in refusals)
+        while not busy.done():
+            calls.append(transport.submit(ECHO, (), [len(calls)]))
+            await asyncio.sleep(0.005)
+        assert await asyncio.gather(*calls) == [b"%d" % n for n in range(len(calls))]
+        # A pause holds back new calls too: each of the four or so pauses asks with one batch.
+        assert len(calls) > 20
+        assert refusals.count("BUSY") < 2 * len(calls)
         assert transport.counters.connects == 1
 
 
@@ -564,6 +603,23 @@ async def test_wrong_credentials_are_told_without_the_secret(
             said = f"{denied.value!r} {denied.value} {it!r} {caplog.text}"
     assert "cannot reach Redis" in caplog.text
     assert "secret" not in said
+
+
+async def test_a_proxy_that_quotes_our_password_is_not_quoted() -> None:
+    """Some answer AUTH with its own arguments; the password is taken out before anyone sees it."""
+
+    async def quote(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"-ERR unknown command 'AUTH', with args beginning with: 'hunter2'\r\n+OK\r\n")
+        await reader.read()
+        writer.close()
+
+    proxy = await asyncio.start_server(quote, "127.0.0.1", 0)
+    url = f"redis://:hunter2@127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    async with proxy, opened(url, retry_window_s=0.2) as transport:
+        with pytest.raises(BrokerUnavailableError, match=r"beginning with: '\*\*\*'") as caught:
+            await transport.call(ECHO)
+        assert "hunter2" not in str(caught.value)
 
 
 async def test_missing_credentials_are_told(make_server: MakeServer) -> None:
