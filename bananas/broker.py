@@ -442,6 +442,18 @@ class Broker:
         )
         return GiveBack(_text(reply[0]), reply[1], reply[2:])
 
+    async def leases_of(self, epoch: str, job_ids: Sequence[bytes]) -> dict[str, list[bytes]]:
+        """Return which of these ids an epoch holds, by request. Two reads, not atomic."""
+        keys, command = self.keys, self.transport.command
+        found: dict[str, list[bytes]] = {}
+        for request in await command("SMEMBERS", keys.epoch_leases(epoch), repeat=True):
+            name = _text(request)
+            held = await command("SMISMEMBER", keys.lease(name), *job_ids, repeat=True)
+            ids = [job_id for job_id, is_held in zip(job_ids, held, strict=True) if is_held]
+            if ids:
+                found[name] = ids
+        return found
+
     async def lapsed(self, limit: int = 100) -> list[str]:
         """Return epochs past their deadline, or fenced and not yet emptied; reads only."""
         reply = await self.transport.call(self.scripts.lapsed, [self.keys.epochs], [limit])

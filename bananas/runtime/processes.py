@@ -10,11 +10,12 @@ import asyncio
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bananas import log as logs
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
+from bananas.context import running_job
 from bananas.keys import Keys
 from bananas.runtime.application import load
 from bananas.runtime.signals import Leave, drain_or_cut
@@ -88,8 +89,9 @@ def worker_body(settings: Settings, target: str, *, with_warden: bool = False) -
     """Return the body of a worker; `with_warden` puts its warden into the same process."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
         app = load(target)
+        app.configure(settings)
 
         async def main() -> None:
             leave = Leave()
@@ -97,7 +99,7 @@ def worker_body(settings: Settings, target: str, *, with_warden: bool = False) -
             async with open_broker(settings, "worker") as broker:
                 wake = Transport(url_of(settings), client_name=f"bananas:wake:{os.getpid()}")
                 worker = Worker(
-                    broker, wake, app.registry, settings, child.slot, lifespan=app.worker_lifespan
+                    broker, wake, app.registry, settings, child.slot, lifespan=app.process
                 )
                 warden = None
                 if with_warden:
@@ -131,7 +133,7 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
     """Return the body of a warden."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
 
         async def main() -> None:
             leave = Leave()
@@ -161,14 +163,14 @@ def api_body(settings: Settings) -> Callable[[Child], int]:
     """Return the body of an API process; each listens on a socket of its own (SO_REUSEPORT)."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
 
         async def main() -> None:
-            from bananas.http import serve  # noqa: PLC0415 - only API processes need the web stack
+            from bananas.http.server import serve  # noqa: PLC0415 - only API processes need the web stack
 
             leave = Leave()
             leave.listen(child)
-            await serve(settings, on_ready=child.ready, stop=leave.drain)
+            await serve(settings, on_ready=lambda _: child.ready(), stop=leave.drain)
 
         run_loop(main())
         return 0

@@ -79,7 +79,7 @@ class Event:
 
 def log_event(event: Event) -> None:
     """Write an event to the logger `bananas.supervisor`."""
-    logger.log(event.level, "%s", event, extra={"event": event.kind, **_safe(event.fields)})
+    logger.log(event.level, "%s", event.kind, extra=_safe(event.fields))
 
 
 def _safe(fields: Mapping[str, object]) -> dict[str, object]:

@@ -8,7 +8,7 @@ before it judges others: they had no way to beat either.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bananas.placement import find_places
 from bananas.table import SlotState
@@ -19,16 +19,23 @@ if TYPE_CHECKING:
     from bananas.broker import Broker
     from bananas.clock import Clock
     from bananas.table import Slot, Table
+    from bananas.warden.culprits import Culprits
 
 log = logging.getLogger("bananas.warden")
+
+_STOOD_STILL_NS: Final = 1_000_000_000
+"""A worker's tick comes twenty times a second."""
 
 
 class Reclaimer:
     """Reclaims epochs."""
 
-    def __init__(self, broker: Broker, table: Table, clock: Clock, *, ttl_s: float) -> None:
+    def __init__(
+        self, broker: Broker, table: Table, clock: Clock, culprits: Culprits, *, ttl_s: float
+    ) -> None:
         """Watch `table` for proven deaths and Redis for lapsed leases of `ttl_s`."""
         self._broker = broker
+        self._culprits = culprits
         self._table = table
         self._clock = clock
         self._ttl_s = ttl_s
@@ -37,7 +44,7 @@ class Reclaimer:
         self.reclaimed = 0
 
     async def reclaim_dead(self) -> int:
-        """Give back the jobs of children that ended here; returns how many.
+        """Give back the jobs of children that ended here; returns how many were given back.
 
         Raises:
             BrokerError: Redis did not answer; the slots stay as they are, call again.
@@ -52,14 +59,26 @@ class Reclaimer:
         generation, epoch = slot.generation, slot.epoch
         moved = 0
         if epoch:
-            # a process that we ended names its culprits; one that died by itself leaves suspects
-            charged = slot.culprits or [begun.job_id for begun in slot.begun()]
+            charged = await self._judge(slot, epoch)
             moved = await self.reclaim(epoch, proven=True, charged=charged)
             log.info("process %d is gone: %d jobs given back", slot.pid, moved)
         if slot.generation == generation and slot.state is SlotState.EXITED:
             slot.epoch = ""
             slot.state = SlotState.FREE
         return moved
+
+    async def _judge(self, slot: Slot, epoch: str) -> list[bytes]:
+        """Settle whoever is known to be to blame; return who else may be.
+
+        In a loop that stood still, whoever blocked it made the others late: with several begun,
+        which one it was shows when they run again.
+        """
+        begun = [entry.job_id for entry in slot.begun()]
+        stood_still = slot.tick_ns > 0 and slot.exited_ns - slot.tick_ns > _STOOD_STILL_NS
+        if not slot.culprits or (stood_still and len(begun) > 1):
+            return begun
+        await self._culprits.settle(epoch, slot.culprits)
+        return []
 
     async def reclaim_lapsed(self) -> int:
         """Give back the jobs of epochs whose lease has run out; returns how many.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bananas.errors import BrokerError
 from bananas.warden.beat import Beat
+from bananas.warden.culprits import Culprits
 from bananas.warden.promoter import Promoter
 from bananas.warden.pruner import Pruner
 from bananas.warden.reclaimer import Reclaimer
@@ -51,7 +52,8 @@ class Warden:
         self._sweep_s = min(settings.scheduler_interval_s, ttl_s / 4)
         self._scheduler = scheduler
         self.beat = Beat(broker, table, clock, ttl_s=ttl_s)
-        self.reclaimer = Reclaimer(broker, table, clock, ttl_s=ttl_s)
+        culprits = Culprits(broker, settings, clock)
+        self.reclaimer = Reclaimer(broker, table, clock, culprits, ttl_s=ttl_s)
         self.promoter = Promoter(broker, served, interval_s=settings.promote_interval_s)
         self.pruner = Pruner(broker, retention_failed_s=settings.retention_failed_s)
         self._death = asyncio.Event()

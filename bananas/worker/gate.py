@@ -1,16 +1,22 @@
 """The gate before every run: closed while a suspect runs alone or the lease has run out.
 
-A job that was running when its process died is a suspect. It runs with nothing beside
-it, so that a second death is its own and its neighbours are never charged for it.
+A job one death short of being called poison is a suspect. It runs with nothing beside it,
+so that the next death is its own and no neighbour is condemned for it. Long neighbours are
+waited for only so long: then it runs beside them, still the only suspect.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from bananas.worker.attempt import Unit
+
+
+PATIENCE_S: Final = 5.0
+"""How long a suspect waits for its neighbours to end."""
 
 
 class Lane(Protocol):
@@ -40,6 +46,7 @@ class Gate:
         self._barred = False
         self._held = False
         self._alone = False
+        self._waits_since_s = 0.0
 
     def guard(self, *lanes: Lane) -> None:
         """Put lanes behind the gate."""
@@ -52,6 +59,8 @@ class Gate:
 
     def suspect(self, lane: Lane, unit: Unit) -> None:
         """Let this unit run in its lane when nothing else does."""
+        if not self._suspects:
+            self._waits_since_s = monotonic()
         self._suspects.append((lane, unit))
         self.settle()
 
@@ -69,7 +78,7 @@ class Gate:
             self.settle()
 
     def settle(self) -> None:
-        """Look again; every lane calls this when a runner has come to rest."""
+        """Look again: when a runner has come to rest, and a few times a second."""
         wanted = self._barred or bool(self._suspects)
         idle = not any(lane.busy for lane in self._lanes)
         if wanted and not self._held:
@@ -77,9 +86,11 @@ class Gate:
             for lane in self._lanes:
                 lane.hold()
         self._alone = self._alone and not idle
-        if self._suspects and idle and not self._barred:
+        patient = monotonic() - self._waits_since_s < PATIENCE_S
+        if self._suspects and not self._barred and not self._alone and (idle or not patient):
             lane, unit = self._suspects.popleft()
             self._alone = True
+            self._waits_since_s = monotonic()
             lane.run_alone(unit)
         elif self._held and not wanted and not self._alone:
             self._held = False

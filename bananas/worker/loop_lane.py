@@ -48,6 +48,7 @@ class LoopLane:
         self._tasks: list[asyncio.Task[None]] = []
         self._current: list[Unit | None] = [None] * runners
         self._runners = runners
+        self._woken = 0
         self.busy = 0
         self.started = 0
         self.lease_until_s = float("inf")
@@ -72,10 +73,8 @@ class LoopLane:
         self._buffer.put(unit)
 
     def nudge(self) -> None:
-        """Wake as many runners as there is work."""
-        if self._held:
-            return
-        for _ in range(min(len(self._buffer), len(self._resting))):
+        """Wake a runner; each wakes the next while work is left, so no-op jobs wake few."""
+        if not self._held and not self._woken and len(self._buffer):
             self._wake_one()
 
     def hold(self) -> None:
@@ -148,6 +147,7 @@ class LoopLane:
             if not resting.done():
                 resting.set_result(None)
                 self.busy += 1
+                self._woken += 1
                 return
 
     async def _rest(self) -> None:
@@ -156,10 +156,12 @@ class LoopLane:
         self._resting.append(resting)
         self._gate.settle()
         await resting
+        self._woken -= 1
 
     async def _run(self, index: int) -> None:
         """One runner: from the buffer to an outcome, for ever."""
-        pop = self._buffer.pop
+        buffer = self._buffer
+        pop = buffer.pop
         left = SLICE
         while True:
             if self._held:
@@ -178,6 +180,8 @@ class LoopLane:
             if now_s >= self.lease_until_s:
                 self._put_back(unit)
                 continue
+            if self._resting and not self._woken and not self._held and len(buffer):
+                self._wake_one()
             unit.started_s = now_s
             self._current[index] = unit
             if isinstance(unit, Attempt):

@@ -154,7 +154,6 @@ class Worker:
             loop.create_task(self._tick_for_ever(), name="ticker"),
             loop.create_task(self._reconcile_for_ever(), name="reconciler"),
         ]
-        self._slot.state = SlotState.READY
 
     def quiet(self) -> None:
         """Take no more jobs; those here go on."""
@@ -236,7 +235,7 @@ class Worker:
         singles = 0
         for attempt in attempts:
             definition = attempt.definition
-            if attempt.crashes:
+            if attempt.crashes >= self._settings.poison_deaths - 1:
                 unit = Bunch(definition, [attempt]) if definition.kind == "batch" else attempt
                 self._gate.suspect(self._lane(definition), unit)
             elif definition.kind == "batch":
@@ -396,6 +395,7 @@ class Worker:
         left_s = (until_ns - SYSTEM_CLOCK.boot_ns()) / 1e9 if until_ns else float("inf")
         self._loop_lane.lease_until_s = self._thread_lane.lease_until_s = now_s + left_s
         self._gate.bar(barred=left_s <= 0)
+        self._gate.settle()
 
     def _publish(self) -> None:
         slot, outcomes = self._slot, self._outcomes

@@ -56,5 +56,5 @@ def test_events_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("bananas.supervisor", logging.ERROR)
     assert record.getMessage() == "child-ended name=x code=-9"
-    assert record.__dict__["event"] == "child-ended"
+    assert record.getMessage() == "child-ended"
     assert record.__dict__["child_code"] == -9
