@@ -47,15 +47,18 @@ test-coverage: $(STAMP) ## the same with coverage of the package; under 95 % is 
 	@$(BIN)/coverage report
 
 check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs
-	@$(call step,ruff check); $(BIN)/ruff check .
-	@$(call step,ruff format); $(BIN)/ruff format --check --diff .
-	@$(call step,codespell); $(BIN)/codespell $$(git ls-files 2>/dev/null | grep -v '^bananas/http/static/')
-	@$(call step,pyproject.toml); $(BIN)/validate-pyproject pyproject.toml
-	@$(call step,mypy); $(BIN)/mypy
-	@$(if $(TYPED),$(BIN)/mypy --strict $(TYPED))
-	@$(call step,pyright); $(BIN)/pyright --warnings --pythonpath $(BIN)/python
-	@$(call step,floors); $(BIN)/lint-imports --no-cache
-	@$(call step,the source's own rules); $(BIN)/pytest -q tests/source
+	@status=0; \
+	run() { printf '\n--- %s\n' "$$1"; shift; "$$@" || status=1; }; \
+	run 'ruff check' $(BIN)/ruff check .; \
+	run 'ruff format' $(BIN)/ruff format --check --diff .; \
+	run 'codespell' $(BIN)/codespell $$(git ls-files 2>/dev/null); \
+	run 'pyproject.toml' $(BIN)/validate-pyproject pyproject.toml; \
+	run 'mypy' $(BIN)/mypy; \
+	$(if $(TYPED),run 'mypy: what users write' $(BIN)/mypy --strict $(TYPED);) \
+	run 'pyright' $(BIN)/pyright --warnings --pythonpath $(BIN)/python; \
+	run 'floors' $(BIN)/lint-imports --no-cache; \
+	run "the source's own rules" $(BIN)/pytest -q tests/source; \
+	exit $$status
 
 fix: $(STAMP) ## let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -143,8 +146,6 @@ $(STAMP): pyproject.toml setup.py $(CORE)
 	@touch $@
 
 say_core = from bananas.speedups import COMPILED; print("core: " + ("compiled" if COMPILED else "pure Python"))
-
-step = printf '\n--- %s\n' "$(1)"
 
 # $(1): pytest's options.  The twin meets one server: what depends on the server, the first run shows.
 # Both runs are made even when the first fails, so that one round tells all.
