@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from bananas.errors import BananasError
 from bananas.http import batch, dead, jobs, status, submit
 from bananas.http.docs import POLICY, render
-from bananas.http.exchange import ClientGoneError, Query, headers_of, plain_headers, refuse
+from bananas.http.exchange import Answer, ClientGoneError, Query, headers_of, plain_headers
 from bananas.http.gate import Gate
 from bananas.http.health import Readiness
 from bananas.http.jobs import json_response
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
     from bananas.client import Client
     from bananas.settings import Settings
@@ -104,7 +104,7 @@ class Api:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        answer = _Answer(send)
+        answer = Answer(scope, send)
         try:
             headers = headers_of(scope)
             self._gate.check(scope, headers)
@@ -119,15 +119,15 @@ class Api:
         except ClientGoneError:
             pass  # the server notices by itself that nobody is there
         except HTTPException as error:
-            await answer.end(_of_starlette(error))
+            await answer.refuse(_of_starlette(error))
         except BananasError as error:
             problem = from_error(error)
             if problem.kind == "internal":
                 log.exception("%s %s failed", scope["method"], ascii(scope["path"]))
-            await answer.end(problem)
+            await answer.refuse(problem)
         except Exception as error:
             log.exception("%s %s failed", scope["method"], ascii(scope["path"]))
-            await answer.end(from_error(error))
+            await answer.refuse(from_error(error))
 
     # --- routes -------------------------------------------------------------------------------
 
@@ -169,30 +169,6 @@ class Api:
             {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
         )
         return Response(self._docs, 200, headers, "text/html")
-
-
-class _Answer:
-    """Sends, and knows whether an answer has begun."""
-
-    __slots__ = ("_send", "begun")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.begun = False
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        self.begun = True
-        return self._send(message)
-
-    async def end(self, problem: Problem) -> None:
-        """Answer with a problem, or, in the middle of another answer, break off."""
-        if self.begun:
-            raise _BrokenOffError(problem.kind)
-        await refuse(self._send, problem)
-
-
-class _BrokenOffError(Exception):
-    """An answer that had begun cannot be ended properly: the connection is closed."""
 
 
 def _of_starlette(error: HTTPException) -> Problem:

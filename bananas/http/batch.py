@@ -33,11 +33,11 @@ from bananas.submission import Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope
 
-    from bananas.http.exchange import Headers
+    from bananas.http.exchange import Answer, Headers
     from bananas.http.operations import Context
-    from bananas.http.verdicts import Answer
+    from bananas.http.verdicts import Outlet
 
 CHUNK_LINES: Final = 500
 CHUNK_BYTES: Final = 1024 * 1024
@@ -49,7 +49,7 @@ MEDIA_TYPES: Final = (NDJSON, b"application/ndjson", b"application/jsonl")
 
 
 async def submit_batch(
-    context: Context, scope: Scope, receive: Receive, send: Send, headers: Headers
+    context: Context, scope: Scope, receive: Receive, send: Answer, headers: Headers
 ) -> None:
     """Answer POST /jobs/batch.
 
@@ -63,8 +63,8 @@ async def submit_batch(
     check_media_type(headers, *MEDIA_TYPES)
     key = read_key(headers)
     scope[STREAM_KEY] = True
-    reply_with: Answer = Summary(send) if summary else VerdictLines(send)
-    batch = Batch(context, reply_with, key)
+    outlet: Outlet = Summary(send) if summary else VerdictLines(send)
+    batch = Batch(context, outlet, key)
     try:
         await batch.run(receive)
     finally:
@@ -94,16 +94,16 @@ class _Chunk:
 class Batch:
     """One body under way; belongs to one request."""
 
-    def __init__(self, context: Context, reply_with: Answer, key: bytes | None) -> None:
+    def __init__(self, context: Context, outlet: Outlet, key: bytes | None) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             context: Client, limits and the sign to stop.
-            reply_with: Takes the verdicts.
+            outlet: Takes the verdicts.
             key: The batch's idempotency key: gives lines without an id one by their number.
         """
         self._context = context
-        self._answer = reply_with
+        self._outlet = outlet
         self._key = key
         self._max_line_bytes = context.max_body_bytes
         self._line = 0  # the last one seen
@@ -140,10 +140,10 @@ class Batch:
                 problem.kind, problem.detail, headers=problem.headers, undecided_from=line
             )
         if problem is not None:
-            await self._answer.fail(problem)
+            await self._outlet.fail(problem)
             return
         elapsed_s = time.monotonic() - began
-        await self._answer.finish({"lines": self._line, "elapsed_s": round(elapsed_s, 3)})
+        await self._outlet.finish({"lines": self._line, "elapsed_s": round(elapsed_s, 3)})
 
     async def close(self) -> None:
         """End what is still going on; jobs already sent may still be enqueued."""
@@ -154,7 +154,7 @@ class Batch:
             task.cancel()
         if self._under_way:
             await asyncio.wait([task for _, task in self._under_way])
-        await self._answer.abandon()
+        await self._outlet.abandon()
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Batch:
                 lines: Sequence[int] = chunk.lines
                 if chunk.rejected:
                     lines, verdicts = _merged(chunk, verdicts)
-                await self._answer.take(lines, verdicts)
+                await self._outlet.take(lines, verdicts)
             except Exception as error:  # noqa: BLE001 - told by whoever answers
                 self._failure = (error, chunk.first_line)
             self._under_way.popleft()

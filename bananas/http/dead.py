@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from bananas.codec import encode_payload
 from bananas.errors import FieldError
 from bananas.http.exchange import Query
-from bananas.http.jobs import json_response, raw_response, record_json
+from bananas.http.jobs import json_response, raw_response
 from bananas.http.operations import FLAG, Operation, answer, parameter, ref, refusals
 from bananas.http.problems import at_parameter
+from bananas.http.records import record_json
 from bananas.job import validate_name
 
 if TYPE_CHECKING:

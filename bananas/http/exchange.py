@@ -7,6 +7,7 @@ while it comes, and answers with the headers that all answers carry.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -15,7 +16,7 @@ from bananas.http.problems import MEDIA_TYPE, Problem, at_parameter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_WAIT_S: Final = 60.0
@@ -223,32 +224,75 @@ async def read_nothing(receive: Receive) -> None:
 # --- the answer ---------------------------------------------------------------------------------
 
 
-async def reply(
-    send: Send,
-    status: int,
-    body: bytes,
-    *,
-    location: bytes | None = None,
-) -> None:
-    """Answer with JSON."""
-    headers = [*_JSON_HEADERS, (b"content-length", b"%d" % len(body))]
-    if location is not None:
-        headers.append((b"location", location))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+WHOLE_REPLY: Final = "bananas.http.whole"
+"""Our own ASGI extension: a function that answers a request in one write."""
+
+Fields = list[tuple[bytes, bytes]]
+WholeReply = Callable[[int, Fields, bytes], bool]
+_NONE: Final[dict[str, Any]] = {}
 
 
-async def refuse(send: Send, problem: Problem) -> None:
-    """Answer with a problem; what is left of the body is read and thrown away by the server."""
-    body = problem.body()
-    headers = [
-        (b"content-type", MEDIA_TYPE),
-        *_COMMON,
-        (b"content-length", b"%d" % len(body)),
-        *((name.encode(), value.encode()) for name, value in problem.headers.items()),
-    ]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class BrokenOffError(Exception):
+    """An answer that had begun cannot be ended properly: the connection is closed."""
+
+
+class Answer:
+    """An ASGI send that holds the head back for its body, so that both leave in one write."""
+
+    __slots__ = ("_head", "_send", "_whole", "begun")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        """Answer the request of this scope."""
+        self._send = send
+        self._whole: WholeReply | None = scope.get("extensions", _NONE).get(WHOLE_REPLY)
+        self._head: Message | None = None
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Take the next message of the answer."""
+        head = self._head
+        if head is None:
+            if not self.begun:
+                self._head = message
+                return
+        else:
+            self._head = None
+            self.begun = True
+            if (
+                self._whole is not None
+                and not message.get("more_body")
+                and self._whole(head["status"], head["headers"], message.get("body", b""))
+            ):
+                return
+            await self._send(head)
+        await self._send(message)
+
+    async def reply(self, status: int, headers: Fields, body: bytes) -> None:
+        """Answer with a whole body."""
+        self.begun = True
+        headers.append((b"content-length", b"%d" % len(body)))
+        if self._whole is None or not self._whole(status, headers, body):
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, status: int, body: bytes, location: bytes | None = None) -> None:
+        """Answer with JSON."""
+        headers = _JSON_HEADERS.copy()
+        if location is not None:
+            headers.append((b"location", location))
+        await self.reply(status, headers, body)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem; what is left of the request is thrown away by the server.
+
+        Raises:
+            BrokenOffError: Another answer had begun already.
+        """
+        if self.begun:
+            raise BrokenOffError(problem.kind)
+        self._head = None
+        more = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+        await self.reply(problem.status, common_headers(MEDIA_TYPE, more), problem.body())
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -256,7 +300,7 @@ def headers_of(scope: Scope) -> Headers:
     return dict(scope["headers"])
 
 
-def common_headers(content_type: bytes, more: Iterable[tuple[bytes, bytes]] = ()) -> list[Any]:
+def common_headers(content_type: bytes, more: Iterable[tuple[bytes, bytes]] = ()) -> Fields:
     """Return the head of an answer that streams."""
     return [(b"content-type", content_type), *_COMMON, *more]
 

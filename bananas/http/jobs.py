@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
-from bananas.codec import check_json, encode_payload, encode_text
-from bananas.errors import FieldError, PayloadError
+from bananas.codec import encode_payload
+from bananas.errors import FieldError
 from bananas.http.exchange import ClientGoneError, Query, plain_headers
 from bananas.http.operations import JOB_ID, WAIT_S, Operation, answer, parameter, ref, refusals
 from bananas.http.problems import at_parameter
+from bananas.http.records import SHOWN_BYTES, SHOWN_DEPTH, record_json
 from bananas.job import validate_id
 from bananas.keys import DEFAULT_ROUTING_KEY
 
@@ -20,36 +21,18 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from bananas.http.operations import Context
-    from bananas.job import Job
     from bananas.results import Result
-
-_MAX_SHOWN_BYTES: Final = 2**40
-_CEILING_DEPTH: Final = 1024
 
 
 def json_response(members: Any, status: int = 200) -> Response:  # noqa: ANN401 - JSON
     """Return a JSON response; integers of any size go through whole."""
-    body = encode_payload(members, max_bytes=_MAX_SHOWN_BYTES, max_depth=_CEILING_DEPTH)
+    body = encode_payload(members, max_bytes=SHOWN_BYTES, max_depth=SHOWN_DEPTH)
     return raw_response(body, status)
 
 
 def raw_response(body: bytes, status: int = 200) -> Response:
     """Return a response of JSON that is written already."""
     return Response(body, status, plain_headers(), "application/json")
-
-
-def record_json(job: Job) -> bytes:
-    """Return a job's record as JSON in the wire's order, its place left out.
-
-    The payload is the stored one, byte for byte. A foreign producer's is looked at first:
-    what is not JSON is shown as a string, so that the answer is JSON whatever was stored.
-    """
-    if job.place is None:
-        try:
-            check_json(job.payload_json, max_bytes=_MAX_SHOWN_BYTES, max_depth=_CEILING_DEPTH)
-        except PayloadError:
-            job = job.with_(payload_json=encode_text(job.payload_json.decode("utf-8", "replace")))
-    return job.encode(None)
 
 
 def result_members(result: Result) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bananas.codec import decode_payload, encode_payload
 from bananas.errors import DecodeError, DuplicateJobError, JobNotFoundError
-from bananas.http.exchange import JSON, Query, check_media_type, read_body, reply
+from bananas.http.exchange import JSON, Query, check_media_type, read_body
 from bananas.http.idempotency import KEY_PATTERN, derived_id, read_key
-from bananas.http.jobs import record_json, result_members, wait_end
+from bananas.http.jobs import result_members, wait_end
 from bananas.http.operations import WAIT_S, Operation, answer, parameter, ref, refusals
 from bananas.http.problems import Problem, at_field
+from bananas.http.records import record_json
 from bananas.submission import (
     MAX_DELAY_S,
     MAX_DESCRIPTION_CHARS,
@@ -23,20 +24,19 @@ from bananas.submission import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Receive, Scope
 
-    from bananas.http.exchange import Headers
+    from bananas.http.exchange import Answer, Headers
     from bananas.http.operations import Context, Document
     from bananas.job import Job
     from bananas.producer import Draft
     from bananas.settings import Settings
 
-_PLACE_MEMBER: Final = b',"list":"'
 _TRIES: Final = 3  # a job may expire between the two halves of a repeat; hardly twice
 
 
 async def submit_job(
-    context: Context, scope: Scope, receive: Receive, send: Send, headers: Headers
+    context: Context, scope: Scope, receive: Receive, answer_with: Answer, headers: Headers
 ) -> None:
     """Answer POST /jobs: 201 with the record, or 200 to a repeat.
 
@@ -45,10 +45,9 @@ async def submit_job(
         BananasError: The job is, or Redis cannot.
         ClientGoneError: The connection ended before the body did.
     """
-    query = Query(scope["query_string"])
-    wait_s = query.seconds("wait_s")
-    query.done()
-    check_media_type(headers, JSON)
+    wait_s = _wait_s(scope["query_string"]) if scope["query_string"] else 0.0
+    if headers.get(b"content-type") != JSON:
+        check_media_type(headers, JSON)
     key = read_key(headers)
     members = _members(await read_body(receive, headers, context.max_body_bytes))
     if wait_s and members.get("result") is None:
@@ -56,12 +55,19 @@ async def submit_job(
     if key is None:
         draft = context.client.drafter.draft(members)
         job_id = await context.client.submit_draft(draft)
-        status, record = 201, await _stored(context, job_id)
+        status, record = 201, await context.records.read(job_id, len(draft.payload))
     else:
         job_id, status, record = await _submit_once(context, members, key)
     if wait_s:
         record = await _with_outcome(context, receive, job_id, record, wait_s)
-    await reply(send, status, record, location=b"/jobs/" + job_id.encode())
+    await answer_with.reply_json(status, record, b"/jobs/" + job_id.encode())
+
+
+def _wait_s(query_string: bytes) -> float:
+    query = Query(query_string)
+    wait_s = query.seconds("wait_s")
+    query.done()
+    return wait_s
 
 
 def _members(body: bytes) -> dict[str, Any]:
@@ -72,19 +78,6 @@ def _members(body: bytes) -> dict[str, Any]:
     if not isinstance(members, dict):
         raise at_field("body", "must be an object")
     return members
-
-
-async def _stored(context: Context, job_id: str) -> bytes:
-    """Return the record of a job just enqueued, as JSON."""
-    client = context.client
-    session = client.open_session() or await client.session()
-    broker = session.broker
-    data = await broker.transport.command("GET", broker.keys.job(job_id), repeat=True)
-    if data is None:
-        # Done and, with a retention of 0, deleted already.
-        raise JobNotFoundError(job_id)
-    record: bytes = data
-    return record[: record.rindex(_PLACE_MEMBER)] + b"}"
 
 
 async def _submit_once(
@@ -110,7 +103,7 @@ async def _submit_once(
                     id=job_id,
                 ) from None
             return job_id, 200, record_json(job)
-        return job_id, 201, await _stored(context, job_id)
+        return job_id, 201, await context.records.read(job_id, len(draft.payload))
     raise JobNotFoundError(job_id)
 
 

@@ -14,13 +14,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bananas.codec import encode_payload
-from bananas.http.exchange import NDJSON, ClientGoneError, common_headers, refuse, reply
+from bananas.http.exchange import NDJSON, ClientGoneError, common_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.types import Send
-
+    from bananas.http.exchange import Answer
     from bananas.http.problems import Problem
     from bananas.submission import Verdict
 
@@ -34,7 +33,7 @@ STALL_S: Final = 60.0
 """A reader that takes nothing for so long, while something waits for it, is gone."""
 
 
-class Answer(Protocol):
+class Outlet(Protocol):
     """What becomes of the verdicts of one batch."""
 
     async def take(self, lines: Sequence[int], verdicts: Sequence[Verdict]) -> None:
@@ -57,7 +56,7 @@ class Answer(Protocol):
 class Summary:
     """Counts, and the first rejected lines."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Answer) -> None:
         """Answer through `send`, once."""
         self._send = send
         self._counts = {"accepted": 0, "duplicate": 0, "rejected": 0}
@@ -84,12 +83,12 @@ class Summary:
 
     async def finish(self, members: dict[str, Any]) -> None:
         """Answer with the counts."""
-        await reply(self._send, 200, encode_payload(self._members() | members))
+        await self._send.reply_json(200, encode_payload(self._members() | members))
 
     async def fail(self, problem: Problem) -> None:
         """Answer with the problem, and what was counted until then."""
         problem.members = self._members() | problem.members
-        await refuse(self._send, problem)
+        await self._send.refuse(problem)
 
     async def abandon(self) -> None:
         """Do nothing: nothing was begun."""
@@ -100,7 +99,7 @@ class VerdictLines:
 
     def __init__(
         self,
-        send: Send,
+        send: Answer,
         *,
         max_memory_bytes: int = MAX_MEMORY_BYTES,
         max_file_bytes: int = MAX_FILE_BYTES,
@@ -152,7 +151,7 @@ class VerdictLines:
     async def fail(self, problem: Problem) -> None:
         """End with the problem: as the response, if none has begun, or as its last line."""
         if self._writer is None:
-            await refuse(self._send, problem)
+            await self._send.refuse(problem)
             return
         self._put(problem.body() + b"\n")
         await self.finish({})
