@@ -55,7 +55,7 @@ check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs
 	run 'pyproject.toml' $(BIN)/validate-pyproject pyproject.toml; \
 	run 'mypy' $(BIN)/mypy; \
 	$(if $(TYPED),run 'mypy: what users write' $(BIN)/mypy --strict $(TYPED);) \
-	run 'pyright' $(BIN)/pyright --warnings --pythonpath $(BIN)/python; \
+	run 'pyright' $(BIN)/pyright --warnings --pythonpath $(BIN)/python bananas $(TYPED); \
 	run 'floors' $(BIN)/lint-imports --no-cache; \
 	run "the source's own rules" $(BIN)/pytest -q tests/source; \
 	exit $$status
