@@ -3,8 +3,10 @@
 """The compiled core: job records, ids, times and back-off, as primitives.
 
 The contract stands in `_speedups.pyi`, the specification is `_speedups_py.py`. It imports
-nothing of the package and keeps no state. Figures: CPython 3.11 on a 2-core EPYC VM, where an
-empty Python call takes 0.03 us; a 600-byte record with a 320-byte payload of 30 strings.
+nothing of the package and keeps no state.
+
+Figures: CPython 3.11, gcc -O2, one core of an EPYC VM, best of many; a record of 554 bytes with
+a payload of 276 in 30 strings. scan_record 0.50 us, encode_record 0.30, finish_record 0.29.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -47,8 +49,8 @@ cdef extern from *:
     #endif
 
     /* The first byte of a string's text that needs a look: a quote, a backslash, a control
-       character or, when `ascii`, anything not ASCII.  Sixteen bytes a step: for the nine
-       strings of a record 0.05 us, byte by byte 0.16. */
+       character or, when `ascii`, anything not ASCII.  Sixteen bytes a step instead of one:
+       0.04 us less for the strings of a record when it is read, 0.06 when it is written. */
     static inline const char *bananas_text(const char *p, const char *end, int ascii)
     {
     #ifdef BANANAS_SSE2
@@ -226,8 +228,8 @@ cdef extern from *:
 
     /* The byte after the container that begins at p, or NULL: broken, or `*deep` set.
        Strings and brackets only.  Blocks of 64 bytes without a backslash go by bit masks: the
-       parity of the quotes so far says which brackets lie inside of strings. 0.07 us for a
-       payload of 320 bytes with 30 strings; byte by byte 0.45, its branches being guesses. */
+       parity of the quotes so far says which brackets lie inside of strings.  0.09 us for the
+       payload; byte by byte 0.33, its branches being guesses. */
     static const char *bananas_container(
         const char *p, const char *end, Py_ssize_t max_depth, int *deep)
     {
@@ -345,7 +347,7 @@ cdef int _i
 for _i in range(FIELDS):
     SIZES[_i] = strlen(MEMBERS[_i])
 
-# Most records hold one of these words: comparing is cheaper than making a string (4 ns, 18 ns).
+# Most records hold one of these words: to compare is cheaper than to make strings, 0.04 us.
 cdef str PENDING = "pending"
 cdef str SCHEDULED = "scheduled"
 cdef str NORMAL = "normal"
@@ -380,7 +382,7 @@ def scan_record(bytes data not None, Py_ssize_t max_depth=64):
     while expected >= 0:
         begin = p
         # Our own records: the next member is one of those that may follow the last.
-        # Asking for the expected name instead of reading any name: 0.09 us of 0.4 a record.
+        # Asking for the expected name is cheaper than reading any name: 0.08 us a record.
         field = _expect(p, end, expected)
         if field < FIELDS:
             p += SIZES[field]
@@ -388,11 +390,11 @@ def scan_record(bytes data not None, Py_ssize_t max_depth=64):
             at = string_end(p, end, &flags)
             if at == NULL:
                 raise ValueError(NOT_JSON)
-            field = _lookup_escaped(p, at) if flags & ESCAPED else _lookup(p, at - p)
             p = space_end(at, end)
             if p == end or p[0] != b":":
                 raise ValueError(NOT_JSON)
             p += 1
+            field = _lookup_escaped(begin, at) if flags & ESCAPED else _lookup(begin, at - begin)
         p = space_end(p, end)
 
         if field == PAYLOAD:
@@ -419,7 +421,7 @@ def scan_record(bytes data not None, Py_ssize_t max_depth=64):
             created_at = _read_text(&p, end, field)
             created, created_size = at, p - at
         elif field == UPDATED_AT:
-            # Equal in every record that has not run yet.
+            # Equal in every record that has not run yet: 0.02 us.
             if created != NULL and end - p > created_size \
                     and memcmp(p, created, created_size) == 0:
                 updated_at = created_at
@@ -535,7 +537,7 @@ cdef inline str _make_text(const char* p, Py_ssize_t size, int flags):
     if flags == 0:
         if size == 0:
             return ""
-        # Known to be ASCII, so nothing is decoded (18 ns, PyUnicode_DecodeUTF8 31).
+        # Known to be ASCII, so nothing is decoded: 0.06 us a record less than DecodeUTF8.
         text = PyUnicode_New(size, 127)
         memcpy(PyUnicode_DATA(text), p, size)
         return <str>text
@@ -964,7 +966,7 @@ def has_long_number(bytes data not None):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef Py_ssize_t at = 18, first, run = 0
     # A run of 19 covers every 19th byte somewhere: look only there, and back from a digit.
-    # 0.05 us for 240 bytes, every byte 0.13.
+    # 0.03 us for 280 bytes, with a look at every byte 1.0.
     while at < size:
         first = at
         while first > at - 19 and _is_digit(begin[first]):
