@@ -12,7 +12,7 @@ from bananas.codec import encode_payload
 from bananas.errors import FieldError
 from bananas.http.exchange import Query
 from bananas.http.jobs import json_response, raw_response
-from bananas.http.operations import FLAG, Operation, answer, parameter, ref, refusals
+from bananas.http.operations import FLAG, Operation, answer, parameter, ref
 from bananas.http.problems import at_parameter
 from bananas.http.records import record_json
 from bananas.job import validate_name
@@ -174,7 +174,6 @@ OPERATIONS: Final = (
             ],
             "responses": {
                 "200": answer("A page.", ref("DeadPage")),
-                **refusals("invalid-parameter"),
             },
         },
         list_dead,
@@ -189,7 +188,6 @@ OPERATIONS: Final = (
             "parameters": list(_WRITE),
             "responses": {
                 "200": answer("How many.", ref("Retried")),
-                **refusals("invalid-parameter"),
             },
         },
         retry_dead,
@@ -204,7 +202,6 @@ OPERATIONS: Final = (
             "parameters": list(_WRITE),
             "responses": {
                 "200": answer("How many.", ref("Deleted")),
-                **refusals("invalid-parameter"),
             },
         },
         delete_dead,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from bananas.http.operations import Document
@@ -47,9 +49,11 @@ pre { background: var(--tint); padding: .75rem 1rem; border-radius: .375rem; ove
   font-size: .8125rem; line-height: 1.45; }
 details > summary { cursor: pointer; color: var(--dim); font-size: .875rem; margin-top: .5rem; }
 .dim { color: var(--dim); }
+main a { color: var(--accent); }
 .lead { white-space: pre-line; }
 @media (max-width: 56rem) { body { display: block; padding: 0 1rem 3rem; }
-  nav { position: static; height: auto; } td:first-child { white-space: normal; } }
+  nav { position: static; height: auto; columns: 2; } nav ul { break-inside: avoid; }
+  td:first-child { white-space: normal; } }
 """
 
 _PAGE: Final = """<!doctype html>
@@ -155,11 +159,9 @@ def render(document: Document, problems: list[dict[str, Any]]) -> str:
         for tag in document["tags"]
     ]
     schemas = [_schema(name, body) for name, body in document["components"]["schemas"].items()]
-    from markupsafe import Markup  # noqa: PLC0415 - jinja2's own
-
     return environment.from_string(_PAGE).render(
         style=Markup(_STYLE),  # noqa: S704 - our own constant
-        description=_unwrapped(document["info"]["description"]),
+        description=_marked(_unwrapped(document["info"]["description"])),
         tags=tags,
         schemas=schemas,
         problems=problems,
@@ -169,6 +171,15 @@ def render(document: Document, problems: list[dict[str, Any]]) -> str:
 def _unwrapped(text: str) -> str:
     """Return paragraphs on one line each."""
     return "\n\n".join(part.replace("\n", " ").strip() for part in text.split("\n\n"))
+
+
+def _marked(text: str) -> Markup:
+    """Return a text of ours as HTML, what is between backticks as code."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> dict[str, Any]:

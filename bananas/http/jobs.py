@@ -202,7 +202,7 @@ OPERATIONS: Final = (
             "parameters": [JOB_ID],
             "responses": {
                 "200": answer("The record.", ref("Job")),
-                **refusals("job-not-found", "invalid-parameter"),
+                **refusals("job-not-found"),
             },
         },
         show_job,
@@ -217,7 +217,7 @@ OPERATIONS: Final = (
             "parameters": [JOB_ID],
             "responses": {
                 "200": answer("It is cancelled.", ref("Changed")),
-                **refusals("job-not-found", "state-conflict", "invalid-parameter"),
+                **refusals("job-not-found", "state-conflict"),
             },
         },
         cancel_job,
@@ -232,7 +232,7 @@ OPERATIONS: Final = (
             "parameters": [JOB_ID],
             "responses": {
                 "200": answer("It waits in its queue again.", ref("Changed")),
-                **refusals("job-not-found", "state-conflict", "invalid-parameter"),
+                **refusals("job-not-found", "state-conflict"),
             },
         },
         retry_job,
@@ -251,7 +251,7 @@ OPERATIONS: Final = (
             "responses": {
                 "200": answer("It has ended.", ref("Result")),
                 "202": answer("Not yet.", ref("Unfinished")),
-                **refusals("job-not-found", "invalid-parameter"),
+                **refusals("job-not-found"),
             },
         },
         show_result,

@@ -21,10 +21,10 @@ API_VERSION: Final = "1"
 _DESCRIPTION: Final = """\
 Submit jobs, follow them, and look after those that failed.
 
-Limits: a payload has at most {payload} bytes and nests at most {depth} deep; the body of one
-job, or one line of a batch, {body} bytes; a batch is as long as you like. The head of a request
-has at most {head} bytes. Bodies are JSON in UTF-8, never encoded. A request may wait up to
-{wait:g} s for an end.
+Limits: a payload has at most {payload:,} bytes and nests at most {depth} deep; the body of one
+job, or one line of a batch, has at most {body:,} bytes; a batch is as long as you like. The head
+of a request has at most {head:,} bytes. Bodies are JSON in UTF-8, never encoded. A request may
+wait up to {wait:g} s for an end.
 
 Repeating is safe with an `Idempotency-Key`, or an `id` of your own: the job is made once.
 
@@ -39,7 +39,7 @@ def document(
     """Return the document that describes these routes under these limits."""
     paths: dict[str, Any] = {}
     for operation in operations:
-        responses = {**_always(operation), **operation.document["responses"]}
+        responses = _joined(operation.document["responses"], _always(operation))
         described = {**operation.document, "responses": dict(sorted(responses.items()))}
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     secured = settings.api_token is not None
@@ -94,6 +94,16 @@ def document(
             "batch_chunks_in_flight": MAX_IN_FLIGHT,
         },
     }
+
+
+def _joined(responses: Document, always: Document) -> Document:
+    """Return both; where a status is in both, with both descriptions."""
+    joined = {**always, **responses}
+    for status_code in always.keys() & responses.keys():
+        ours, everyones = responses[status_code], always[status_code]
+        description = f"{ours['description']}; {everyones['description']}"
+        joined[status_code] = {**ours, "description": description}
+    return joined
 
 
 def _always(operation: Operation) -> Document:
