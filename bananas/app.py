@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from bananas.producer import Form
     from bananas.registry import Definition
     from bananas.retry import RetryPolicy
-    from bananas.submission import Report, SubmitOptions, Verdict
+    from bananas.submission import Report, SubmitOptions, Verdicts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,8 +96,9 @@ class _Task(Generic[T]):
 
     async def _submit(self, payload: object) -> JobHandle[T]:
         client = self.app.client
-        job_id = await client.submit_draft(self._draft(client, payload))
-        return JobHandle(client, job_id, self.name)
+        draft = self._draft(client, payload)
+        session = client.open_session() or await client.session()
+        return JobHandle(client, await session.producer.submit(draft), self.name)
 
     def _submit_sync(self, payload: object) -> SyncJobHandle[T]:
         draft = self._draft(self.app.client, payload)
@@ -108,7 +109,7 @@ class _Task(Generic[T]):
         self,
         rows: Iterable[Any] | AsyncIterable[Any],
         keep_verdicts: bool,
-        on_chunk: Callable[[list[Verdict]], object] | None,
+        on_chunk: Callable[[Verdicts], object] | None,
     ) -> Report:
         client = self.app.client
         return await client.stream(
@@ -119,7 +120,7 @@ class _Task(Generic[T]):
         self,
         rows: Iterable[Any],
         keep_verdicts: bool,
-        on_chunk: Callable[[list[Verdict]], object] | None,
+        on_chunk: Callable[[Verdicts], object] | None,
     ) -> Report:
         return self.app.sync_client.stream(
             rows,
@@ -132,23 +133,24 @@ class _Task(Generic[T]):
         job_id = self._options.get("id")
         if job_id is not None:
             validate_id(job_id)
-        return Draft(self._jobs_form(client), client.drafter.payload(payload, self.name), job_id)
+        form = self._form or self._make_form(client)
+        return Draft(form, client.drafter.payload(payload, self.name), job_id)
 
     def _row_drafter(self, client: Client) -> Callable[[Any], Draft]:
         if self._options.get("id") is not None:
             raise FieldError("id", "must not be given for many jobs", self._options["id"])
-        form, name = self._jobs_form(client), self.name
-        to_payload, encode = self.definition.to_item_payload, client.drafter.payload
+        form = self._form or self._make_form(client)
+        to_payload, encode = self.definition.to_item_payload, client.drafter.encoder(self.name)
 
         def draft(row: object) -> Draft:
-            return Draft(form, encode(to_payload(row), name))
+            # Draft() would pass through a Python function: 0.25 us against 0.1.
+            drafted = (form, encode(to_payload(row)), None)
+            return tuple.__new__(Draft, drafted)  # pyright: ignore[reportUnknownMemberType]
 
         return draft
 
-    def _jobs_form(self, client: Client) -> Form:
-        """Return the form of this copy's jobs, made once unless it depends on the time."""
-        if self._form is not None:
-            return self._form
+    def _make_form(self, client: Client) -> Form:
+        """Return the form of this copy's jobs; kept unless it depends on the time."""
         of_task = self.definition.options
         form = client.drafter.form(
             self.name,
@@ -195,7 +197,7 @@ class AsyncTask(_Task[T], Generic[P, T]):
         rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue a call for each row of keyword arguments; see `Client.submit_many`."""
         return await self._submit_many(rows, keep_verdicts, on_chunk)
@@ -205,7 +207,7 @@ class AsyncTask(_Task[T], Generic[P, T]):
         rows: Iterable[Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Do the same from code that blocks; see `SyncClient.submit_many`."""
         return self._submit_many_sync(rows, keep_verdicts, on_chunk)
@@ -231,7 +233,7 @@ class SyncTask(_Task[T], Generic[P, T]):
         rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue a call for each row of keyword arguments; see `Client.submit_many`."""
         return await self._submit_many(rows, keep_verdicts, on_chunk)
@@ -241,7 +243,7 @@ class SyncTask(_Task[T], Generic[P, T]):
         rows: Iterable[Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Do the same from code that blocks; see `SyncClient.submit_many`."""
         return self._submit_many_sync(rows, keep_verdicts, on_chunk)
@@ -267,7 +269,7 @@ class BatchTask(_Task[Any], Generic[Item, R]):
         items: Iterable[Item] | AsyncIterable[Item],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue every item; see `Client.submit_many`."""
         return await self._submit_many(items, keep_verdicts, on_chunk)
@@ -277,7 +279,7 @@ class BatchTask(_Task[Any], Generic[Item, R]):
         items: Iterable[Item],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Do the same from code that blocks; see `SyncClient.submit_many`."""
         return self._submit_many_sync(items, keep_verdicts, on_chunk)

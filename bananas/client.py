@@ -32,7 +32,7 @@ from bananas.results import ENDED, Result, Results
 from bananas.settings import Settings
 from bananas.speedups import format_time
 from bananas.stream import Stream, judge
-from bananas.submission import Drafter, Verdict, rejection
+from bananas.submission import Drafter, rejection
 from bananas.transport import Transport
 from bananas.watch import Watch
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         RetryChanges,
         Submission,
         SubmitOptions,
+        Verdict,
+        Verdicts,
         WaitOptions,
     )
 
@@ -202,17 +204,17 @@ class Client:
         session = self.open_session() or await self.session()
         return await session.producer.submit(draft)
 
-    async def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> list[Verdict]:
+    async def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> Verdicts:
         """Enqueue a list of jobs; each item has its own verdict, bad ones are rejected alone."""
         drafts: list[Draft] = []
-        rejected: list[Verdict] = []
+        rejected: dict[int, Verdict] = {}
         for index, item in enumerate(items):
             try:
                 drafts.append(self.drafter.draft(item))
             except (FieldError, PayloadError, PayloadTypeError) as error:
-                rejected.append(rejection(index, error))
+                rejected[index] = rejection(index, error)
         if not drafts:
-            return rejected
+            return judge(0, None, rejected)
         session = self.open_session() or await self.session()
         return judge(0, await session.producer.submit_chunk(drafts), rejected)
 
@@ -222,7 +224,7 @@ class Client:
         | AsyncIterable[Submission | Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue any number of jobs through bounded memory.
 
@@ -241,7 +243,7 @@ class Client:
         draft: Callable[[Any], Draft],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue any number of items that `draft` turns into jobs; see `submit_many`."""
         session = await self.session()

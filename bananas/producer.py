@@ -263,39 +263,46 @@ class Producer:
             call.done(receipt)
 
     async def _send(self, drafts: Sequence[Draft]) -> Receipt:
-        """Make one call of it; an id given twice in the list is sent once."""
+        """Make one call of it, asked again with the same request id until it is answered."""
         ids = self._named(drafts)
-        sent: Sequence[int] = range(len(ids))
         if len(set(ids)) != len(ids):
-            first = {job_id: index for index, job_id in reversed(list(enumerate(ids)))}
-            sent = [index for index, job_id in enumerate(ids) if first[job_id] == index]
+            return await self._send_repetitive(drafts, ids)
         now = format_time(self._clock.real_us())
         request = request_id()
         while True:
             specials = self._broker.specials
-            entries = _entries([drafts[i] for i in sent], [ids[i] for i in sent], now, specials)
+            entries = _entries(drafts, ids, now, specials)
             answers = await self._broker.enqueue(request, entries)
             if answers is not None:
                 break
-        if len(answers) == len(ids):
-            return Receipt(ids, answers)
+        return Receipt(ids, answers)
+
+    async def _send_repetitive(self, drafts: Sequence[Draft], ids: list[str]) -> Receipt:
+        """Send the first of each id; the others are duplicates of it."""
+        first = {job_id: index for index, job_id in reversed(list(enumerate(ids)))}
         accepted = [False] * len(ids)
-        for index, answer in zip(sent, answers, strict=True):
-            accepted[index] = answer
+        answer = await self._send(
+            [drafts[index]._replace(job_id=ids[index]) for index in sorted(first.values())]
+        )
+        for job_id, is_new in zip(answer.ids, answer.accepted, strict=True):
+            accepted[first[job_id]] = is_new
         return Receipt(ids, accepted)
 
     def _named(self, drafts: Sequence[Draft]) -> list[str]:
         """Return the ids, new ones where the drafts have none."""
-        given = [draft.job_id for draft in drafts]
-        fresh = iter(self._ids.new_ids(given.count(None)))
+        given = [job_id for _, _, job_id in drafts]
+        absent = given.count(None)
+        if absent == len(given):
+            return self._ids.new_ids(absent)
+        fresh = iter(self._ids.new_ids(absent))
         return [next(fresh) if job_id is None else job_id for job_id in given]
 
 
 def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     """Cut a list where the next job would make a call too long or too large."""
     begin = room = 0
-    for index, draft in enumerate(drafts):
-        size = len(draft.payload) + _RECORD_BYTES
+    for index, (_, payload, _) in enumerate(drafts):
+        size = len(payload) + _RECORD_BYTES
         room -= size
         if index - begin >= MAX_JOBS or room < 0:
             if index > begin:
@@ -310,14 +317,16 @@ def _entries(
 ) -> list[Entry]:
     entries: list[Entry] = []
     form: Form | None = None
-    mould = Mould(b"", b"", b"")
+    head = middle = tail = b""
     where, due = "", None
-    for draft, job_id in zip(drafts, ids, strict=True):
-        if draft.form is not form:
-            form = draft.form
+    for (of, payload, _), job_id in zip(drafts, ids, strict=True):
+        if of is not form:
+            form = of
             where, due = form.place(specials), form.due
-            mould = form.mould(now, where)
-        head, middle, tail = mould
-        record = b"".join((head, job_id.encode(), middle, draft.payload, tail))
-        entries.append(Entry(job_id, where, record, due))
+            head, middle, tail = form.mould(now, where)
+        record = b"".join((head, job_id.encode(), middle, payload, tail))
+        # Entry() would pass through a Python function: 0.25 us against 0.1.
+        named = (job_id, where, record, due)
+        entry = tuple.__new__(Entry, named)  # pyright: ignore[reportUnknownMemberType]
+        entries.append(entry)
     return entries

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 from bananas.errors import FieldError, PayloadTypeError, UnknownTaskError
 from bananas.job import validate_name, validate_priority, validate_routing_key
@@ -91,7 +91,9 @@ class Signature:
         """Read the function's parameters once."""
         parameters = inspect.signature(function).parameters.values()
         kinds = inspect.Parameter
-        named = [p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+        named = [
+            p for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+        ]
         if any(p.kind in (kinds.POSITIONAL_ONLY, kinds.VAR_POSITIONAL) for p in parameters):
             raise PayloadTypeError(
                 "positional-only and *args parameters cannot be sent: a payload's members are "
@@ -99,21 +101,26 @@ class Signature:
                 task=function.__qualname__,
             )
         self.names: Final = frozenset(p.name for p in named)
-        self.positional: Final = tuple(p.name for p in named if p.kind is kinds.POSITIONAL_OR_KEYWORD)
+        self.positional: Final = tuple(
+            p.name for p in named if p.kind is kinds.POSITIONAL_OR_KEYWORD
+        )
         self._required: Final = frozenset(p.name for p in named if p.default is kinds.empty)
         self._open: Final = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
 
     def bind(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name.
+        """Return the arguments by name, perhaps `kwargs` itself.
 
         Raises:
             PayloadTypeError: Missing, unexpected or doubled arguments, in the words of a call.
         """
+        if not args and type(kwargs) is dict and kwargs.keys() == self.names:
+            return kwargs  # the usual call: 0.15 us instead of 0.6
         bound = dict(kwargs)
         if args:
             if len(args) > len(self.positional):
                 raise PayloadTypeError(
-                    f"takes {len(self.positional)} positional arguments, {len(args)} given", task=task
+                    f"takes {len(self.positional)} positional arguments, {len(args)} given",
+                    task=task,
                 )
             for name, value in zip(self.positional, args, strict=False):
                 if name in bound:
@@ -172,7 +179,7 @@ class Definition:
     def to_item_payload(self, item: object) -> Any:
         """Return the JSON value to send for one item of a batch task, or one row of keywords."""
         if self.signature is not None:
-            if not isinstance(item, Mapping):
+            if type(item) is not dict and not isinstance(item, Mapping):
                 raise PayloadTypeError(
                     f"a row must be a mapping of keyword arguments, not {type(item).__name__}",
                     task=self.name,
@@ -199,7 +206,9 @@ def _batch_item_type(function: Callable[..., Any]) -> type | None:
     parameters = list(inspect.signature(function).parameters.values())
     required = [p for p in parameters if p.default is inspect.Parameter.empty]
     if not parameters or len(required) > 1:
-        raise PayloadTypeError("a batch handler takes one list of items", task=function.__qualname__)
+        raise PayloadTypeError(
+            "a batch handler takes one list of items", task=function.__qualname__
+        )
     hints = inspect.get_annotations(function, eval_str=True)
     arguments = getattr(hints.get(parameters[0].name), "__args__", ())
     item = arguments[0] if arguments else None
@@ -254,7 +263,9 @@ class Registry(Mapping[str, Definition]):
         """
         known = self._definitions.get(definition.name)
         if known is not None and known.function is not definition.function:
-            raise FieldError("name", f'task "{definition.name}" is registered already', definition.name)
+            raise FieldError(
+                "name", f'task "{definition.name}" is registered already', definition.name
+            )
         self._definitions[definition.name] = definition
 
     def __getitem__(self, name: str) -> Definition:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from bananas.broker import MAX_JOBS
 from bananas.errors import FieldError, PayloadError, PayloadTypeError
 from bananas.producer import MAX_CALL_BYTES, MAX_IN_FLIGHT, Draft, Producer
-from bananas.submission import Report, Verdict, rejection
+from bananas.submission import Report, Verdict, Verdicts, rejection
 
 if TYPE_CHECKING:
     from bananas.producer import Receipt
@@ -34,17 +34,17 @@ class Stream:
         draft: Callable[[Any], Draft],
         *,
         keep_verdicts: bool,
-        on_chunk: Callable[[list[Verdict]], object] | None,
+        on_chunk: Callable[[Verdicts], object] | None,
     ) -> None:
         """Draft items by `draft`, which raises for those that break a rule."""
         self._producer = producer
         self._draft = draft
-        self._verdicts: list[Verdict] | None = [] if keep_verdicts else None
+        self._verdicts = Verdicts(0, []) if keep_verdicts else None
         self._on_chunk = on_chunk
         self._loop = asyncio.get_running_loop()
         self._begin = 0  # index of the first item of the chunk that is filling
         self._drafts: list[Draft] = []
-        self._rejected: list[Verdict] = []
+        self._rejected: dict[int, Verdict] = {}
         self._bytes = 0
         self._linger: asyncio.TimerHandle | None = None
         self._sent: list[asyncio.Task[None]] = []  # in order; at most MAX_IN_FLIGHT + 1
@@ -62,9 +62,9 @@ class Stream:
             if isinstance(items, AsyncIterable):
                 await self._pull(items)
             else:
-                for item in items:
-                    if self._take(item):
-                        await self._ship()
+                source = iter(items)
+                while self._take(source):
+                    await self._ship()
             self._send()
             while self._sent:
                 await self._oldest()
@@ -83,24 +83,32 @@ class Stream:
 
     async def _pull(self, items: AsyncIterable[Any]) -> None:
         async for item in items:
-            if self._take(item):
+            if self._take((item,)):
                 await self._ship()
             elif self._linger is None:
                 self._linger = self._loop.call_later(LINGER_S, self._lingered)
             elif self._sent and self._sent[0].done():
                 await self._oldest()  # a failure ends a slow source too
 
-    def _take(self, item: object) -> bool:
-        """Add an item to the chunk; whether the chunk is full."""
-        drafts = self._drafts
-        try:
-            draft = self._draft(item)
-        except (FieldError, PayloadError, PayloadTypeError) as error:
-            self._rejected.append(rejection(self._begin + len(drafts) + len(self._rejected), error))
-            return len(drafts) + len(self._rejected) >= MAX_JOBS
-        drafts.append(draft)
-        self._bytes += len(draft.payload)
-        return len(drafts) + len(self._rejected) >= MAX_JOBS or self._bytes >= MAX_CALL_BYTES
+    def _take(self, items: Iterable[Any]) -> bool:
+        """Add items until the chunk is full; whether it is, else they are at their end."""
+        draft, drafts, rejected = self._draft, self._drafts, self._rejected
+        room = MAX_JOBS - len(drafts) - len(rejected)
+        room_bytes = MAX_CALL_BYTES - self._bytes
+        for item in items:
+            try:
+                drafted = draft(item)
+            except (FieldError, PayloadError, PayloadTypeError) as error:
+                index = self._begin + len(drafts) + len(rejected)
+                rejected[index] = rejection(index, error)
+            else:
+                drafts.append(drafted)
+                room_bytes -= len(drafted[1])
+            room -= 1
+            if room <= 0 or room_bytes <= 0:
+                return True
+        self._bytes = MAX_CALL_BYTES - room_bytes
+        return False
 
     async def _ship(self) -> None:
         """Send the chunk and wait until there is room for another."""
@@ -134,7 +142,7 @@ class Stream:
         if not drafts and not rejected:
             return
         self._begin += len(drafts) + len(rejected)
-        self._drafts, self._rejected, self._bytes = [], [], 0
+        self._drafts, self._rejected, self._bytes = [], {}, 0
         before = self._sent[-1] if self._sent else None
         self._sent.append(self._loop.create_task(self._judge(begin, drafts, rejected, before)))
 
@@ -142,7 +150,7 @@ class Stream:
         self,
         begin: int,
         drafts: list[Draft],
-        rejected: list[Verdict],
+        rejected: dict[int, Verdict],
         before: asyncio.Task[None] | None,
     ) -> None:
         receipt = await self._producer.submit_chunk(drafts) if drafts else None
@@ -156,33 +164,28 @@ class Stream:
             return
         verdicts = judge(begin, receipt, rejected)
         if self._verdicts is not None:
-            self._verdicts += verdicts
+            self._verdicts.extend(verdicts)
         if self._on_chunk is not None:
             self._on_chunk(verdicts)
 
 
-def judge(begin: int, receipt: Receipt | None, rejected: list[Verdict]) -> list[Verdict]:
+def judge(begin: int, receipt: Receipt | None, rejected: dict[int, Verdict]) -> Verdicts:
     """Return the verdicts of a chunk, in the order of its items.
 
     Args:
         begin: Index of the first item.
         receipt: The answer to those drafted; None = none was.
-        rejected: The verdicts on the others, in order.
+        rejected: The verdicts on the others, by index.
     """
-    if receipt is None:
-        return rejected
-    if not rejected:
-        return [
-            Verdict(index, job_id, "accepted" if accepted else "duplicate")
-            for index, (job_id, accepted) in enumerate(
-                zip(receipt.ids, receipt.accepted, strict=True), begin
-            )
-        ]
-    taken = {verdict.index for verdict in rejected}
-    indexes = range(begin, begin + len(receipt.ids) + len(rejected))
-    free = (index for index in indexes if index not in taken)
-    verdicts = [
-        Verdict(index, job_id, "accepted" if accepted else "duplicate")
-        for index, job_id, accepted in zip(free, receipt.ids, receipt.accepted, strict=True)
-    ]
-    return sorted(verdicts + rejected)
+    ids: list[str | None] = [] if receipt is None else list(receipt.ids)
+    accepted = [] if receipt is None else receipt.accepted
+    if not rejected and False not in accepted:
+        return Verdicts(begin, ids)
+    others = dict(rejected)
+    for index in sorted(rejected):
+        ids.insert(index - begin, None)
+    answers = iter(accepted)
+    for index, job_id in enumerate(ids, begin):
+        if job_id is not None and not next(answers):
+            others[index] = Verdict(index, job_id, "duplicate")
+    return Verdicts(begin, ids, others)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         RetryChanges,
         Submission,
         SubmitOptions,
-        Verdict,
+        Verdicts,
         WaitOptions,
     )
 
@@ -187,7 +187,7 @@ class SyncClient:
         """Enqueue a job that is checked already; returns its id."""
         return self._run(lambda client: client.submit_draft(draft))
 
-    def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> list[Verdict]:
+    def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> Verdicts:
         """Enqueue a list of jobs; a verdict for each."""
         return self._run(lambda client: client.submit_chunk(items))
 
@@ -196,7 +196,7 @@ class SyncClient:
         items: Iterable[Submission | Mapping[str, Any]],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue any number of jobs; `items` runs in this thread, `on_chunk` in the client's."""
         draft = self._running().client.drafter.draft
@@ -208,7 +208,7 @@ class SyncClient:
         draft: Callable[[Any], Draft],
         *,
         keep_verdicts: bool = True,
-        on_chunk: Callable[[list[Verdict]], object] | None = None,
+        on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue any number of items that `draft` turns into jobs."""
         engine = self._running()
