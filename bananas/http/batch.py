@@ -110,7 +110,7 @@ class Batch:
         self._rest = b""  # the beginning of a line
         self._skipping = False  # the rest of a line that is too long
         self._chunk = _Chunk()
-        self._under_way: deque[tuple[_Chunk, asyncio.Task[list[Verdict]]]] = deque()
+        self._under_way: deque[tuple[_Chunk, asyncio.Task[Sequence[Verdict]]]] = deque()
         self._room = asyncio.Event()
         self._arrived = asyncio.Event()
         self._reading = False
