@@ -283,9 +283,11 @@ async def test_a_window_ends_on_time_after_a_lost_connection(server: Server) -> 
     ):
         await transport.call(ECHO, (), ["warm"])
         plan = proxy.plan(Fault.DELAY, seconds=10)
+        await asyncio.sleep(0.2)
         began = time.monotonic()
         call = transport.submit(ECHO, (), ["x"])
         await plan.fired.wait()
+        await asyncio.sleep(0.15)  # by now the watchdog of the first call looks at this one
         proxy.refuse()
         with pytest.raises(BrokerUnavailableError):
             await call
@@ -359,6 +361,19 @@ async def test_a_slow_answer_is_no_dead_connection(server: Server) -> None:
             proxy.plan(Fault.DELAY, nth=nth, seconds=0.1)
         answers = await asyncio.gather(*(transport.call(ECHO, (), [n]) for n in range(5)))
         assert answers == [b"%d" % n for n in range(5)]
+        assert transport.counters.drops == 0
+
+
+async def test_a_call_late_in_a_quiet_spell_has_the_whole_timeout(server: Server) -> None:
+    """The time a connection was not asked anything does not count as its silence."""
+    async with (
+        FaultProxy(server.socket) as proxy,
+        opened(proxy.url, reply_timeout_s=0.3) as transport,
+    ):
+        await transport.call(ECHO, (), ["warm"])
+        await asyncio.sleep(0.25)  # the quiet spell
+        proxy.plan(Fault.DELAY, seconds=0.2)
+        assert await transport.call(ECHO, (), ["late"]) == b"late"
         assert transport.counters.drops == 0
 
 
@@ -585,7 +600,8 @@ async def test_a_server_without_room_for_us_is_asked_again(make_server: MakeServ
             await until(lambda: "max number of clients" in transport._problem)
             assert not call.done()
             holder.config_set("maxclients", 10)
-            assert await call == b"in"
+            async with asyncio.timeout(2.5):  # the longest pause, and not a reply timeout
+                assert await call == b"in"
 
 
 # --- credentials -----------------------------------------------------------------------------
