@@ -8,20 +8,34 @@ values here and nowhere else.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bananas.errors import ScriptError
 from bananas.keys import Keys
 from bananas.scripts import Scripts, load_all
+from bananas.settlement import MAX_JOBS, Retention, SettleCall, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from bananas.transport import Transport
 
-MAX_JOBS: Final = 500
-"""Most jobs in one enqueue, settle, revive or purge call: keeps any script within a few ms."""
+__all__ = [
+    "MAX_JOBS",
+    "Audit",
+    "Batch",
+    "Broker",
+    "Entry",
+    "Fenced",
+    "GiveBack",
+    "Leased",
+    "Promotion",
+    "Retention",
+    "Settlement",
+    "Specials",
+    "Waiting",
+]
 
 MEMORY_MS: Final = 60_000
 """How long the server remembers a request: twice the longest time a client repeats it."""
@@ -37,7 +51,7 @@ class Entry(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """One job of a batch; `record` None = missing in Redis, `place` None = from a repeated answer."""
+    """One job of a batch; `record` None = missing, `place` None = from a repeated answer."""
 
     job_id: bytes
     record: bytes | None
@@ -66,59 +80,6 @@ class Specials:
 
     version: str = "0"
     tasks: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Settlement:
-    """Outcomes of jobs of one lease, gathered until they are sent.
-
-    Each job id in at most one of the lists. Records are the new ones, ready to store.
-    """
-
-    request: str
-    dropped: list[bytes] = field(default_factory=list)
-    kept: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
-    """Completed records by the seconds, > 0, that they stay."""
-    later: list[tuple[bytes, bytes, int, str]] = field(default_factory=list)
-    failed: list[tuple[bytes, bytes]] = field(default_factory=list)
-    released: list[tuple[bytes, str]] = field(default_factory=list)
-    routed: list[tuple[bytes, str]] = field(default_factory=list)
-    lapsed: list[tuple[bytes, bytes]] = field(default_factory=list)
-    forgotten: list[bytes] = field(default_factory=list)
-    foreign: list[bytes] = field(default_factory=list)
-    results: list[tuple[bytes, int, bytes, Sequence[bytes | str | int]]] = field(default_factory=list)
-    """(id, ttl s, message to publish, field, value, …)"""
-
-    def __len__(self) -> int:
-        """Return how many jobs have an outcome."""
-        return (
-            len(self.dropped)
-            + sum(map(len, self.kept.values()))
-            + len(self.later)
-            + len(self.failed)
-            + len(self.released)
-            + len(self.routed)
-            + len(self.lapsed)
-            + len(self.forgotten)
-        )
-
-
-    def ids(self) -> list[bytes]:
-        """Return the ids of all jobs that have an outcome."""
-        ids = [*self.dropped, *self.forgotten]
-        for entries in (self.later, self.failed, self.released, self.routed, self.lapsed):
-            ids += [entry[0] for entry in entries]
-        for kept in self.kept.values():
-            ids += [job_id for job_id, _ in kept]
-        return ids
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long ended records stay, seconds."""
-
-    completed_s: int = 86_400
-    failed_s: int = 604_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +283,7 @@ class Broker:
         jobs: list[Leased] = []
         for number, ids, records, crashes in reply[2:]:
             place = places[number - 1] if number else None
-            if crashes:
-                counts = [int(count or 0) for count in crashes]
-            else:
-                counts = [0] * len(ids)
+            counts = [int(count or 0) for count in crashes] if crashes else [0] * len(ids)
             ids.reverse()
             records.reverse()
             counts.reverse()
@@ -335,91 +293,15 @@ class Broker:
             ]
         return jobs
 
-    async def settle(
-        self, epoch: str, settlement: Settlement, retention: Retention
-    ) -> list[bytes]:
+    async def settle(self, epoch: str, settlement: Settlement, retention: Retention) -> list[bytes]:
         """Send gathered outcomes, at most 500; returns the ids that the token no longer holds.
 
         Moves: processing -> completed | scheduled | failed | pending | expired.
         Atomic: `settle.lua`.
         """
-        script_keys, args, ids = self._settle_call(epoch, settlement, retention)
-        reply = await self.transport.call(self.scripts.settle, script_keys, args)
-        return [ids[number - 1] for number in reply]
-
-    def _settle_call(
-        self, epoch: str, settlement: Settlement, retention: Retention
-    ) -> tuple[list[Any], list[Any], list[bytes]]:
-        keys = self.keys
-        s = settlement
-        ids = list(s.dropped)
-        sections: list[Any] = []
-        if s.dropped:
-            sections += ("drop", len(s.dropped))
-        for ttl_s, kept in s.kept.items():
-            sections += ("keep", len(kept), ttl_s)
-            for job_id, record in kept:
-                ids.append(job_id)
-                sections.append(record)
-        for counter in sorted({counter for _, _, _, counter in s.later}):
-            chosen = [item for item in s.later if item[3] == counter]
-            sections += ("later", len(chosen), counter)
-            for job_id, record, delay_ms, _ in chosen:
-                ids.append(job_id)
-                sections += (delay_ms, record)
-        if s.failed:
-            sections += ("fail", len(s.failed), retention.failed_s)
-            for job_id, record in s.failed:
-                ids.append(job_id)
-                sections.append(record)
-        list_keys: list[str] = []
-        for end, passed in (("R", s.released), ("L", s.routed)):
-            by_place: dict[str, list[bytes]] = {}
-            for job_id, place in passed:
-                by_place.setdefault(place, []).append(job_id)
-            for place, chosen_ids in by_place.items():
-                # what is given back to the front is pushed oldest last, to be taken first
-                ids += reversed(chosen_ids) if end == "R" else chosen_ids
-                list_keys += (keys.waiting(place), keys.wake(place))
-                sections += ("pass", len(chosen_ids), end, place)
-        if s.lapsed:
-            sections += ("lapse", len(s.lapsed), retention.completed_s)
-            for job_id, record in s.lapsed:
-                ids.append(job_id)
-                sections.append(record)
-        if s.forgotten:
-            ids += s.forgotten
-            sections += ("forget", len(s.forgotten), max(1, retention.completed_s))
-
-        result_keys: list[str] = []
-        if s.foreign or s.results:
-            number = {job_id: index for index, job_id in enumerate(ids, 1)}
-            if s.foreign:
-                sections += ("foreign", len(s.foreign))
-                sections += [number[job_id] for job_id in s.foreign]
-            if s.results:
-                sections += ("result", len(s.results))
-                for job_id, ttl_s, message, fields in s.results:
-                    name = _text(job_id)
-                    result_keys.append(keys.result(name))
-                    sections += (number[job_id], ttl_s, keys.notify(name), message, len(fields))
-                    sections += fields
-
-        prefix = keys.job_prefix.encode()
-        script_keys: list[Any] = [
-            keys.lease(s.request),
-            keys.epoch_leases(epoch),
-            keys.counters,
-            keys.scheduled,
-            keys.dead,
-            keys.crashes,
-            keys.cancelled,
-            keys.places(),
-        ]
-        script_keys += [prefix + job_id for job_id in ids]
-        script_keys += list_keys
-        script_keys += result_keys
-        return script_keys, [s.request, len(ids), *ids, *sections], ids
+        call = SettleCall(self.keys, epoch, settlement, retention)
+        reply = await self.transport.call(self.scripts.settle, call.keys, call.args)
+        return [call.ids[number - 1] for number in reply]
 
     async def reconcile(
         self,

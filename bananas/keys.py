@@ -65,7 +65,7 @@ class Keys:
         return f"{self.prefix}:{where}:wake"
 
     def sorted(self, where: str) -> str:
-        """LIST: ids of the place that were looked through already, older than those in `waiting`."""
+        """LIST: ids of the place that were looked through already; older than `waiting`."""
         return f"{self.prefix}:sorted:{where}"
 
     def served(self, where: str) -> tuple[str, str, str]:

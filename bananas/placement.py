@@ -1,4 +1,4 @@
-"""Where a job belongs, read from its whole record: for the jobs whose record does not say it last."""
+"""Where a job belongs, read from its whole record: for those whose record does not end in it."""
 
 from __future__ import annotations
 

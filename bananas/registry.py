@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
 
 from bananas.errors import FieldError, PayloadTypeError, UnknownTaskError
 from bananas.job import validate_name, validate_priority, validate_routing_key
 from bananas.keys import DEFAULT_ROUTING_KEY, Priority
-from bananas.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from bananas.retry import RetryPolicy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+MAX_BATCH: Final = 10_000
+MAX_LINGER_S: Final = 60.0
 
 Kind = Literal["async", "sync", "inline", "batch"]
 """How a handler runs: on the loop, in a thread, a short `def` on the loop, many jobs a call."""
@@ -145,10 +150,10 @@ class Batching:
 
     def __post_init__(self) -> None:
         """Refuse sizes and waits that cannot be."""
-        if not 1 <= self.max_size <= 10_000:
-            raise FieldError("max_size", "must be 1..10000", self.max_size)
-        if not 0 <= self.linger_s <= 60:
-            raise FieldError("linger_s", "must be 0..60", self.linger_s)
+        if not 1 <= self.max_size <= MAX_BATCH:
+            raise FieldError("max_size", f"must be 1..{MAX_BATCH}", self.max_size)
+        if not 0 <= self.linger_s <= MAX_LINGER_S:
+            raise FieldError("linger_s", f"must be 0..{MAX_LINGER_S:g}", self.linger_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class Definition:
     item_type: type | None = None
     """For a batch task whose items are dataclasses: the class to build from each payload."""
 
-    def to_payload(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def to_payload(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON is what it is
         """Return the JSON value to send for a call.
 
         Raises:
@@ -176,7 +181,7 @@ class Definition:
             raise PayloadTypeError("a batch task is enqueued with exactly one item", task=self.name)
         return self.to_item_payload(args[0])
 
-    def to_item_payload(self, item: object) -> Any:
+    def to_item_payload(self, item: object) -> Any:  # noqa: ANN401 - JSON is what it is
         """Return the JSON value to send for one item of a batch task, or one row of keywords."""
         if self.signature is not None:
             if type(item) is not dict and not isinstance(item, Mapping):
@@ -189,7 +194,7 @@ class Definition:
             return dataclasses.asdict(item)
         return item
 
-    def from_payload(self, payload: object) -> Any:
+    def from_payload(self, payload: object) -> Any:  # noqa: ANN401 - JSON is what it is
         """Return what the batch handler is given for one decoded payload.
 
         Raises:
@@ -268,6 +273,10 @@ class Registry(Mapping[str, Definition]):
             )
         self._definitions[definition.name] = definition
 
+    def find(self, name: str) -> Definition | None:
+        """Return a task's definition, or None; without the cost of an error."""
+        return self._definitions.get(name)
+
     def __getitem__(self, name: str) -> Definition:
         """Return a task's definition.
 
@@ -286,6 +295,3 @@ class Registry(Mapping[str, Definition]):
     def __len__(self) -> int:
         """Return how many tasks there are."""
         return len(self._definitions)
-
-
-AsyncHandler = Callable[P, Coroutine[Any, Any, R]]

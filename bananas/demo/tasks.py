@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS flights (
 """
 
 _COLUMNS: Final = 21
-_INSERT: Final = "INSERT OR IGNORE INTO flights VALUES ({})".format(",".join("?" * _COLUMNS))
+_INSERT: Final = f"INSERT OR IGNORE INTO flights VALUES ({','.join('?' * _COLUMNS)})"  # noqa: S608 - marks
 
 _MONTHS: Final = 12
 _LAST_HOUR: Final = 23

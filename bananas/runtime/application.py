@@ -43,7 +43,9 @@ def load(target: str) -> Bananas:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise ApplicationError(target, f'no module "{error.name}" here or on the path') from None
+            raise ApplicationError(
+                target, f'no module "{error.name}" here or on the path'
+            ) from None
         raise
     except ValueError:
         raise ApplicationError(target, "must be written module:attribute") from None

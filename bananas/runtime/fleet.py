@@ -106,9 +106,7 @@ def specs_of(fleet: Fleet, settings: Settings, server: Server) -> list[ProcessSp
         body = processes.warden_body(settings, scheduler=fleet.scheduler)
         detail = "scheduler" if fleet.scheduler else ""
         specs.append(
-            ProcessSpec(
-                "warden", 1, child_of_fleet(body), stop_rank=_WARDEN_RANK, detail=detail
-            )
+            ProcessSpec("warden", 1, child_of_fleet(body), stop_rank=_WARDEN_RANK, detail=detail)
         )
     if fleet.workers and fleet.target is not None:
         body = processes.worker_body(settings, fleet.target, with_warden=thin)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bananas import log as logs
 from bananas.broker import Broker, Specials
@@ -85,7 +85,9 @@ async def _notice_deaths(child: Child, warden: Warden) -> None:
     loop.add_reader(child.notice_fd, noticed)
 
 
-def worker_body(settings: Settings, target: str, *, with_warden: bool = False) -> Callable[[Child], int]:
+def worker_body(
+    settings: Settings, target: str, *, with_warden: bool = False
+) -> Callable[[Child], int]:
     """Return the body of a worker; `with_warden` puts its warden into the same process."""
 
     def body(child: Child) -> int:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bananas.warden")
 
-_match_special = re.compile(r"(?P<route>route:[^:]+:)?task:(?P<task>.+):(?P<rest>queue:\w+)").fullmatch
+_match_special = re.compile(
+    r"(?P<route>route:[^:]+:)?task:(?P<task>.+):(?P<rest>queue:\w+)"
+).fullmatch
 
 
 class Pruner:

@@ -1,6 +1,6 @@
-"""Gives back the jobs of processes that are gone: at once when their death is proven by the
-supervisor, after the lease when nobody can tell.
+"""Gives back the jobs of processes that are gone.
 
+At once when the supervisor has proof of their death, after the lease when nobody can tell.
 After a gap of its own (a stopped host, an outage of Redis) the reclaimer waits one lease
 before it judges others: they had no way to beat either.
 """

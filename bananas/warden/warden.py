@@ -35,7 +35,7 @@ _RETRY_S: Final = 0.5
 class Warden:
     """The services of one host."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, each given from outside
         self,
         broker: Broker,
         settings: Settings,
@@ -127,7 +127,9 @@ class Warden:
         await self.pruner.give_up_lists()
         await self.promoter.learn_places()
 
-    async def _every(self, interval_s: float, step: Callable[[], Awaitable[None]], name: str) -> None:
+    async def _every(
+        self, interval_s: float, step: Callable[[], Awaitable[None]], name: str
+    ) -> None:
         """Take a step, then wait; an outage is logged and outlived."""
         while True:
             try:

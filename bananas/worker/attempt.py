@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bananas.broker import Settlement
 from bananas.errors import JobTimedOutError
@@ -38,6 +38,15 @@ class Lease:
         return taken
 
 
+class Held(NamedTuple):
+    """A leased job that will not run here."""
+
+    lease: Lease
+    job_id: bytes
+    job: Job
+    foreign: bool
+
+
 class Attempt:
     """One run of a job; handlers see it as their `JobContext`."""
 
@@ -45,34 +54,22 @@ class Attempt:
         "crashes",
         "definition",
         "finished",
+        "foreign",
         "giving_back",
         "job",
         "job_id",
         "lease",
-        "origin",
         "soft_limit_s",
         "started_s",
         "timed_out",
     )
 
-    def __init__(
-        self,
-        job_id: bytes,
-        job: Job,
-        definition: Definition,
-        lease: Lease,
-        origin: str,
-        crashes: int,
-        soft_limit_s: float,
-    ) -> None:
+    def __init__(self, held: Held, definition: Definition, crashes: int, limit_s: float) -> None:
         """Hold what a run needs; nothing is decoded yet."""
-        self.job_id = job_id
-        self.job = job
+        self.lease, self.job_id, self.job, self.foreign = held
         self.definition = definition
-        self.lease = lease
-        self.origin = origin
         self.crashes = crashes
-        self.soft_limit_s = soft_limit_s
+        self.soft_limit_s = limit_s
         self.started_s = 0.0
         self.finished = False
         self.timed_out = False

@@ -34,6 +34,7 @@ ROOM_BYTES: Final = 1 << 20
 """Most bytes of records in one answer."""
 
 _SMOOTHING_S: Final = 0.5
+_MOMENT_S: Final = 0.001
 _PAUSE_S: Final = 0.5
 _WAKE_MARGIN_S: Final = 5.0
 
@@ -50,7 +51,7 @@ class Pace:
     def saw(self, count: int, now_s: float) -> None:
         """Take over how many have ended in all by now."""
         elapsed_s = now_s - self._at_s
-        if elapsed_s < 0.001:
+        if elapsed_s < _MOMENT_S:
             return
         current = (count - self._count) / elapsed_s
         weight = min(1.0, elapsed_s / _SMOOTHING_S) if current < self.per_s else 0.5

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bananas.errors import DecodeError, UnknownTaskError
+from bananas.errors import DecodeError
 from bananas.job import Job
 from bananas.placement import belongs
-from bananas.worker.attempt import Attempt, Lease
+from bananas.worker.attempt import Attempt, Held, Lease
 
 if TYPE_CHECKING:
     from bananas.broker import Batch, Leased, Specials
@@ -50,43 +50,53 @@ class Intake:
         return lease, attempts
 
     def _admit_one(self, lease: Lease, leased: Leased, specials: Specials) -> Attempt | None:
-        job_id, record, origin, crashes = leased
-        outcomes, settings = self._outcomes, self._settings
-        if record is None:
-            outcomes.broken(lease, leased, "its record is missing")
+        held = self._read(lease, leased, specials)
+        if held is None:
             return None
-        try:
-            job = Job.decode(record, max_retries=settings.max_retries)
-        except DecodeError as error:
-            outcomes.broken(lease, leased, error.why)
-            return None
-        if job.status == "cancelled":
-            outcomes.forget(lease, job_id)
-            return None
-        if job.place is None:  # a foreign record: nobody has checked it
-            if job.id.encode("utf-8", "replace") != job_id:
-                outcomes.broken(lease, leased, f'its record carries the id "{job.id}"')
-                return None
-            where = belongs(job, specials)
-            if origin is not None and where != origin:
-                outcomes.route(lease, job_id, where)
-                return None
-            origin = where
-        elif origin is None:
-            origin = job.place
-        try:
-            definition = self._registry[job.name]
-        except UnknownTaskError:
-            outcomes.unclaimed(lease, job_id, job, origin)
+        outcomes, settings, job = self._outcomes, self._settings, held.job
+        definition = self._registry.find(job.name)
+        if definition is None:
+            outcomes.unclaimed(held)
             return None
         limit_s = job.timeout_s or definition.options.timeout_s or settings.job_timeout_s
-        attempt = Attempt(job_id, job, definition, lease, origin, crashes, limit_s)
-        if crashes >= settings.poison_deaths:
+        attempt = Attempt(held, definition, leased.crashes, limit_s)
+        if leased.crashes >= settings.poison_deaths:
             outcomes.poison(attempt)
             return None
-        if job.expires_at is not None:
-            expires_us = job.expires_us
-            if expires_us is not None and expires_us <= self._clock.now_us():
-                outcomes.expire(attempt)
-                return None
+        if job.expires_at is not None and self._too_late(job):
+            outcomes.expire(attempt)
+            return None
         return attempt
+
+    def _read(  # noqa: PLR0911 - one return a way out
+        self, lease: Lease, leased: Leased, specials: Specials
+    ) -> Held | None:
+        """Read the record; deal with it unless it is a job that belongs where it was found."""
+        job_id, record, origin, _ = leased
+        if record is None:
+            self._outcomes.broken(lease, leased, "its record is missing")
+            return None
+        try:
+            job = Job.decode(record, max_retries=self._settings.max_retries)
+        except DecodeError as error:
+            self._outcomes.broken(lease, leased, error.why)
+            return None
+        if job.status == "cancelled":
+            self._outcomes.forget(Held(lease, job_id, job, foreign=False))
+            return None
+        if job.place is not None:
+            return Held(lease, job_id, job, foreign=False)
+        # a foreign record: nobody has checked it
+        if job.id.encode("utf-8", "replace") != job_id:
+            self._outcomes.broken(lease, leased, f'its record carries the id "{job.id}"')
+            return None
+        where = belongs(job, specials)
+        held = Held(lease, job_id, job._replace(place=where), foreign=True)
+        if origin is not None and where != origin:
+            self._outcomes.route(held, where)
+            return None
+        return held
+
+    def _too_late(self, job: Job) -> bool:
+        expires_us = job.expires_us
+        return expires_us is not None and expires_us <= self._clock.now_us()

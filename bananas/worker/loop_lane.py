@@ -27,14 +27,20 @@ if TYPE_CHECKING:
     from bananas.worker.outcomes import Outcomes
 
 SLICE: Final = 32
-"""Jobs a runner does without a pause of its own before others get the loop: about 0.1 ms of no-ops."""
+"""Jobs a runner does before others get the loop: about 0.1 ms of no-ops."""
 
 
 class LoopLane:
     """`async def` and inline handlers, and bunches for async batch handlers."""
 
     def __init__(
-        self, runners: int, outcomes: Outcomes, board: BegunBoard, gate: Gate, *, hard_grace_s: float
+        self,
+        runners: int,
+        outcomes: Outcomes,
+        board: BegunBoard,
+        gate: Gate,
+        *,
+        hard_grace_s: float,
     ) -> None:
         """Prepare `runners` runners; `start` needs the loop."""
         self._outcomes = outcomes
@@ -59,10 +65,11 @@ class LoopLane:
         loop = asyncio.get_running_loop()
         self.busy = self._runners
         self._tasks = [
-            loop.create_task(self._run(index), name=f"runner {index}") for index in range(self._runners)
+            loop.create_task(self._run(index), name=f"runner {index}")
+            for index in range(self._runners)
         ]
 
-    # --- what the worker does with it -------------------------------------------------------------
+    # --- what the worker does with it ------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return how many units wait."""
@@ -139,7 +146,7 @@ class LoopLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # --- runners -------------------------------------------------------------------------------------
+    # --- runners ---------------------------------------------------------------------------------
 
     def _wake_one(self) -> None:
         while self._resting:
@@ -164,10 +171,7 @@ class LoopLane:
         pop = buffer.pop
         left = SLICE
         while True:
-            if self._held:
-                unit = self._alone.popleft() if self._alone else None
-            else:
-                unit = pop()
+            unit = pop() if not self._held else self._next_alone()
             if unit is None:
                 await self._rest()
                 left = SLICE
@@ -191,6 +195,9 @@ class LoopLane:
             self._current[index] = None
             if unit.timed_out or unit.giving_back:
                 _forget_cancellation()
+
+    def _next_alone(self) -> Unit | None:
+        return self._alone.popleft() if self._alone else None
 
     def _put_back(self, unit: Unit) -> None:
         """The lease has ended by our own clock: this worker may begin nothing."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import re
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +24,7 @@ from bananas.errors import (
     Snooze,
 )
 from bananas.job import Job, cut_error
+from bananas.placement import FALLBACK
 from bananas.registry import Outcome
 from bananas.retry import RetryPolicy
 from bananas.speedups import format_time
@@ -31,12 +34,17 @@ if TYPE_CHECKING:
 
     from bananas.broker import Leased
     from bananas.settings import Settings
-    from bananas.worker.attempt import Attempt, Lease
+    from bananas.worker.attempt import Attempt, Held, Lease
 
 log = logging.getLogger("bananas.worker")
 
 UNCLAIMED_DELAY_S: Final = 2.0
 """How long a job of an unknown task waits for a worker that knows it, the first time."""
+
+_TEXT_US: Final = 1000
+"""How old a written time may be."""
+
+_search_place: Final = re.compile(rb'"list":"[^"]+"\}$').search
 
 UNCLAIMED_TRIES: Final = 6
 """Times it is given back (2, 4, 8 … s) before it is failed."""
@@ -50,7 +58,7 @@ class RedisTime:
         self._base_us = time.time_ns() // 1000
         self._base_ns = time.monotonic_ns()
         self._text = ""
-        self._text_us = -1_000_000
+        self._text_us = -_TEXT_US
 
     def heard(self, now_ms: int) -> None:
         """Take over what Redis just said."""
@@ -64,7 +72,7 @@ class RedisTime:
     def text(self) -> str:
         """Return now as RFC 3339, at most a millisecond old: most jobs of a batch share it."""
         now_us = self.now_us()
-        if not 0 <= now_us - self._text_us < 1000:
+        if not 0 <= now_us - self._text_us < _TEXT_US:
             self._text_us = now_us
             self._text = format_time(now_us)
         return self._text
@@ -82,7 +90,9 @@ def describe(error: BaseException) -> str:
 class Outcomes:
     """Turns ends of runs into settlement entries and counts them."""
 
-    def __init__(self, settings: Settings, clock: RedisTime, on_outcome: Callable[[Lease], None]) -> None:
+    def __init__(
+        self, settings: Settings, clock: RedisTime, on_outcome: Callable[[Lease], None]
+    ) -> None:
         """Report each lease that has something to send to `on_outcome`."""
         self._settings = settings
         self._clock = clock
@@ -98,10 +108,10 @@ class Outcomes:
         self.failed = 0
         self.released = 0
 
-    # --- ends of runs ---------------------------------------------------------------------------
+    # --- ends of runs ----------------------------------------------------------------------------
 
     def complete(self, attempt: Attempt, value: object) -> None:
-        """The handler returned. -> completed"""
+        """Complete a job whose handler returned."""
         attempt.finished = True
         job, lease = attempt.job, attempt.lease
         settlement = lease.settlement
@@ -115,7 +125,7 @@ class Outcomes:
             except BananasError as error:
                 self._bury(attempt, f"result cannot be stored: {error}")
                 return
-            self._store_result(attempt, b"completed", data, "")
+            self._store(lease, attempt.job_id, b"completed", data, "", attempt.started_s)
         ttl_s = options.retention_s
         if ttl_s is None:
             ttl_s = int(self._settings.retention_completed_s)
@@ -128,14 +138,14 @@ class Outcomes:
                 settlement.kept[ttl_s] = [(attempt.job_id, record)]
             else:
                 kept.append((attempt.job_id, record))
-        if job.place is None:
+        if attempt.foreign:
             settlement.foreign.append(attempt.job_id)
         self.completed += 1
         lease.open -= 1
         self._on_outcome(lease)
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
-        """The handler raised, or was cut off by us. -> scheduled, failed or pending"""
+        """Retry, fail, snooze or give back a job whose handler raised or was cut off by us."""
         if attempt.giving_back and isinstance(error, asyncio.CancelledError):
             self.release(attempt)
             return
@@ -151,7 +161,7 @@ class Outcomes:
             self._again(attempt, self._story(attempt, error), None, error)
 
     def judged(self, attempt: Attempt, outcome: object) -> None:
-        """A batch handler gave its verdict on one item."""
+        """Do what a batch handler said of one item."""
         if outcome is None:
             self.complete(attempt, None)
         elif isinstance(outcome, Outcome):
@@ -168,73 +178,78 @@ class Outcomes:
             self._bury(attempt, f"its batch handler answered {type(outcome).__name__}, not Outcome")
 
     def broken_payload(self, attempt: Attempt, error: Exception) -> None:
-        """The payload does not decode, or does not fit: no retry will mend it. -> failed"""
+        """Fail a job whose payload does not decode or fit: no retry will mend it."""
         self._bury(attempt, describe(error))
 
-    # --- before a run -----------------------------------------------------------------------------
+    # --- before a run ----------------------------------------------------------------------------
 
     def release(self, attempt: Attempt) -> None:
-        """Given back as it was, uncharged, to the front of its queue. -> pending"""
+        """Give a job back as it was, uncharged, to the front of its queue."""
         attempt.finished = True
-        attempt.lease.settlement.released.append((attempt.job_id, attempt.origin))
+        place = attempt.job.place or FALLBACK
+        attempt.lease.settlement.released.append((attempt.job_id, place))
         self.released += 1
-        self._close(attempt.lease)
+        self._close_lease(attempt.lease)
 
     def poison(self, attempt: Attempt) -> None:
-        """It has killed too many processes. -> failed"""
-        self._bury(attempt, f"poison: it took down its process {attempt.crashes} times", charged=False)
+        """Fail a job that has taken down too many processes."""
+        self._bury(
+            attempt, f"poison: it took down its process {attempt.crashes} times", charged=False
+        )
 
     def expire(self, attempt: Attempt) -> None:
-        """Too late to begin. -> expired"""
+        """Drop a job that may no longer begin."""
         attempt.finished = True
         job = attempt.job.with_(
             status="cancelled", updated_at=self._clock.text(), error="expired before it began"
         )
-        settlement = attempt.lease.settlement
-        settlement.lapsed.append((attempt.job_id, job.encode(job.place or attempt.origin)))
-        if attempt.job.place is None:
-            settlement.foreign.append(attempt.job_id)
-        self._close(attempt.lease)
+        attempt.lease.settlement.lapsed.append((attempt.job_id, job.encode(job.place)))
+        self._close(attempt)
 
-    def route(self, lease: Lease, job_id: bytes, place: str) -> None:
-        """It lay in the wrong list. -> pending, elsewhere"""
-        lease.settlement.routed.append((job_id, place))
-        self._close(lease)
+    def route(self, held: Held | Attempt, place: str) -> None:
+        """Move a job that lay in the wrong list to its own."""
+        held.lease.settlement.routed.append((held.job_id, place))
+        self._close_lease(held.lease)
 
-    def forget(self, lease: Lease, job_id: bytes) -> None:
-        """It was cancelled while it waited; counted then. -> gone"""
-        lease.settlement.forgotten.append(job_id)
-        self._close(lease)
+    def forget(self, held: Held | Attempt) -> None:
+        """Let go of a job that was cancelled while it waited; it was counted then."""
+        held.lease.settlement.forgotten.append(held.job_id)
+        self._close_lease(held.lease)
 
-    def unclaimed(self, lease: Lease, job_id: bytes, job: Job, origin: str) -> None:
-        """No such task here: others get a chance, then it fails. -> scheduled or failed"""
+    def unclaimed(self, held: Held | Attempt) -> None:
+        """Leave a job of an unknown task to other workers for a while; fail it after some tries."""
+        job = held.job
         if job.unclaimed >= UNCLAIMED_TRIES:
-            reason = f'no worker knows task "{job.name}" (given back {job.unclaimed} times)'
-            self._bury_job(lease, job_id, job, origin, reason)
+            tries = f"given back {job.unclaimed} times"
+            self._bury_as(held, job, f'no worker knows task "{job.name}" ({tries})')
             return
-        delay_s = UNCLAIMED_DELAY_S * 2**job.unclaimed
-        later = job.with_(unclaimed=job.unclaimed + 1, status="scheduled")
-        self._schedule(lease, job_id, later, origin, delay_s, "unclaimed", foreign=job.place is None)
-        self._close(lease)
+        later = job.with_(unclaimed=job.unclaimed + 1)
+        self._schedule(held, later, UNCLAIMED_DELAY_S * 2**job.unclaimed, "unclaimed")
 
     def broken(self, lease: Lease, leased: Leased, why: str) -> None:
-        """Not a job record: dead alone, its bytes kept as they are. -> failed"""
-        raw = leased.record
+        """Fail what is not a job record, alone and with its bytes as they are."""
+        job_id, raw, origin, _ = leased
         if raw is None:
-            why = "its record is missing"
             now = self._clock.text()
-            job = Job(leased.job_id.decode(errors="replace"), "", updated_at=now, created_at=now)
-            raw = job.with_(status="failed", error=why).encode(leased.place or "queue:normal")
-        lease.settlement.failed.append((leased.job_id, raw))
-        lease.settlement.foreign.append(leased.job_id)
-        self._store(lease, leased.job_id, b"failed", b"null", why, None)
-        log.warning("broken record of job %r: %s", leased.job_id, why)
+            job = Job(job_id.decode(errors="replace"), "", updated_at=now, created_at=now)
+            raw = job.with_(status="failed", error=why).encode(origin or FALLBACK)
+        elif _search_place(raw) is None:
+            lease.settlement.foreign.append(job_id)
+        lease.settlement.failed.append((job_id, raw))
+        self._store(lease, job_id, b"failed", b"null", why, 0.0)
+        log.warning("broken record of job %r: %s", job_id, why)
         self.failed += 1
-        self._close(lease)
+        self._close_lease(lease)
 
-    # --- the common ends ----------------------------------------------------------------------------
+    # --- the common ends -------------------------------------------------------------------------
 
-    def _close(self, lease: Lease) -> None:
+    def _close(self, held: Held | Attempt) -> None:
+        """Note the end of a job whose record is written: from now on it is one of ours."""
+        if held.foreign:
+            held.lease.settlement.foreign.append(held.job_id)
+        self._close_lease(held.lease)
+
+    def _close_lease(self, lease: Lease) -> None:
         lease.open -= 1
         self._on_outcome(lease)
 
@@ -260,76 +275,41 @@ class Outcomes:
         self, attempt: Attempt, delay_s: float, counter: str, error: str | None, *, charged: bool
     ) -> None:
         attempt.finished = True
-        job = attempt.job.with_(
-            status="scheduled", attempts=attempt.runs_before + charged, crashes=attempt.crashes
-        )
+        job = attempt.job.with_(attempts=attempt.runs_before + charged, crashes=attempt.crashes)
         if error is not None:
             job = job.with_(error=error)
-        self._schedule(
-            attempt.lease,
-            attempt.job_id,
-            job,
-            attempt.origin,
-            delay_s,
-            counter,
-            foreign=attempt.job.place is None,
-        )
-        self._close(attempt.lease)
+        self._schedule(attempt, job, delay_s, counter)
 
-    def _schedule(
-        self,
-        lease: Lease,
-        job_id: bytes,
-        job: Job,
-        origin: str,
-        delay_s: float,
-        counter: str,
-        *,
-        foreign: bool,
-    ) -> None:
+    def _schedule(self, held: Held | Attempt, job: Job, delay_s: float, counter: str) -> None:
         due_us = self._clock.now_us() + int(delay_s * 1e6)
-        job = job.with_(updated_at=self._clock.text(), scheduled_for=format_time(due_us))
-        delay_ms = -int(-delay_s * 1000 // 1)  # rounded up: never earlier
-        record = job.encode(job.place or origin)
-        lease.settlement.later.append((job_id, record, delay_ms, counter))
-        if foreign:
-            lease.settlement.foreign.append(job_id)
+        record = job.with_(
+            status="scheduled", updated_at=self._clock.text(), scheduled_for=format_time(due_us)
+        ).encode(job.place)
+        delay_ms = math.ceil(delay_s * 1000)  # never earlier
+        held.lease.settlement.later.append((held.job_id, record, delay_ms, counter))
+        self._close(held)
 
     def _bury(self, attempt: Attempt, reason: str, *, charged: bool = True) -> None:
         attempt.finished = True
         job = attempt.job.with_(attempts=attempt.runs_before + charged, crashes=attempt.crashes)
-        self._bury_job(attempt.lease, attempt.job_id, job, attempt.origin, reason, attempt)
+        self._bury_as(attempt, job, reason, attempt.started_s)
 
-    def _bury_job(
-        self,
-        lease: Lease,
-        job_id: bytes,
-        job: Job,
-        origin: str,
-        reason: str,
-        attempt: Attempt | None = None,
-    ) -> None:
+    def _bury_as(self, held: Held | Attempt, job: Job, reason: str, started_s: float = 0.0) -> None:
         dead = job.with_(status="failed", updated_at=self._clock.text(), error=reason)
-        lease.settlement.failed.append((job_id, dead.encode(job.place or origin)))
-        if job.place is None:
-            lease.settlement.foreign.append(job_id)
-        self._store(lease, job_id, b"failed", b"null", cut_error(reason), attempt)
+        held.lease.settlement.failed.append((held.job_id, dead.encode(job.place)))
+        self._store(held.lease, held.job_id, b"failed", b"null", cut_error(reason), started_s)
         self.failed += 1
-        self._close(lease)
+        self._close(held)
 
-    def _store_result(self, attempt: Attempt, status: bytes, data: bytes, error: str) -> None:
-        self._store(attempt.lease, attempt.job_id, status, data, error, attempt)
-
-    def _store(
+    def _store(  # noqa: PLR0913, PLR0917 - the fields of a result
         self,
         lease: Lease,
         job_id: bytes,
         status: bytes,
         data: bytes,
         error: str,
-        attempt: Attempt | None,
+        started_s: float,
     ) -> None:
-        started_s = attempt.started_s if attempt is not None else 0.0
         duration_ms = (time.monotonic() - started_s) * 1000 if started_s else 0.0
         done = status == b"completed"
         ttl_s = (

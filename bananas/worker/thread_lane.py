@@ -52,7 +52,7 @@ class _Runner:
 class ThreadLane:
     """`def` handlers, and bunches for `def` batch handlers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, each given from outside
         self,
         threads: int,
         first_entry: int,
@@ -91,7 +91,7 @@ class ThreadLane:
             )
             thread.start()
 
-    # --- what the worker does with it, on the loop --------------------------------------------------
+    # --- what the worker does with it, on the loop -----------------------------------------------
 
     def __len__(self) -> int:
         """Return how many units wait."""
@@ -108,7 +108,10 @@ class ThreadLane:
         if not self._runners[0].ident:
             self._runners[0].ident = -1
             self._start_threads()
-        while self._tokens_out < len(self._runners) and self._tokens_out < len(self._buffer) + self.busy:
+        while (
+            self._tokens_out < len(self._runners)
+            and self._tokens_out < len(self._buffer) + self.busy
+        ):
             self._tokens_out += 1
             self.busy += 1
             self._tokens.put(None)
@@ -165,7 +168,7 @@ class ThreadLane:
                 runs += unit.attempts
         return [run for run in runs if not run.finished]
 
-    # --- threads ------------------------------------------------------------------------------------
+    # --- threads ---------------------------------------------------------------------------------
 
     def _run(self, runner: _Runner) -> None:
         """One thread: work while there is some, then say so and wait for a token."""
@@ -251,7 +254,7 @@ class ThreadLane:
 
         return end
 
-    # --- from threads to the loop ---------------------------------------------------------------------
+    # --- from threads to the loop ----------------------------------------------------------------
 
     def _report(self, unit: Unit | None, end: End) -> None:
         self._ended.append((unit, end))

@@ -53,6 +53,7 @@ log = logging.getLogger("bananas.worker")
 
 _TICK_S: Final = 0.05
 _CANCEL_GRACE_S: Final = 1.0
+_RARE: Final = 0.05
 _LEAVE_S: Final = 5.0
 _RENEW_S: Final = 0.5
 _RECYCLE_AGE_S: Final = 10.0
@@ -132,7 +133,7 @@ class Worker:
             fenced=self._on_fenced,
         )
 
-    # --- life -----------------------------------------------------------------------------------
+    # --- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Enter the lifespan, take an epoch and begin to fetch.
@@ -218,7 +219,7 @@ class Worker:
         await self._loop_lane.stop()
         await self._stack.aclose()
 
-    # --- the way of a job --------------------------------------------------------------------------
+    # --- the way of a job ------------------------------------------------------------------------
 
     def _appetite(self, ahead: int) -> int:
         """Return how many jobs to ask for."""
@@ -299,7 +300,7 @@ class Worker:
         self._settled.set()
         self._fetcher.stir()
 
-    # --- the epoch -----------------------------------------------------------------------------------
+    # --- the epoch -------------------------------------------------------------------------------
 
     async def _take_epoch(self) -> None:
         """Register a fresh epoch; the slot knows it first, so that our death is never unseen."""
@@ -371,7 +372,7 @@ class Worker:
             elif step.moved:
                 log.warning("gave back %d jobs of a lost answer", step.moved)
 
-    # --- a few times a second -------------------------------------------------------------------------
+    # --- a few times a second --------------------------------------------------------------------
 
     async def _tick_for_ever(self) -> None:
         rss_at_s = 0.0
@@ -446,12 +447,14 @@ class _Room:
         if jobs and self._items and self._runners + self._threads:
             self._single_share += (singles / jobs - self._single_share) * 0.5
 
-    def wanted(self, ahead: int, loop_lane: LoopLane, thread_lane: ThreadLane, gathered: int) -> int:
+    def wanted(
+        self, ahead: int, loop_lane: LoopLane, thread_lane: ThreadLane, gathered: int
+    ) -> int:
         """Return how many jobs to ask for, 0 while it is not worth a call."""
         limits: list[float] = []
         waiting = len(loop_lane) + len(thread_lane)
         share = self._single_share
-        if share > 0.05:
+        if share > _RARE:
             free = max(0, self._runners - loop_lane.busy) if self._runners else 0
             free += max(0, self._threads - thread_lane.busy) if self._threads else 0
             target = free + ahead
@@ -459,7 +462,7 @@ class _Room:
             if waiting > free and room < target / 2:
                 return 0
             limits.append(room / share)
-        if share < 0.95 and self._items:
+        if share < 1 - _RARE and self._items:
             room = self._items - gathered - waiting * self._items // 4
             limits.append(room / (1 - share))
         return int(min(limits)) if limits else 0
