@@ -709,6 +709,18 @@ async def test_close_fails_what_is_open_and_may_be_repeated(server: Server) -> N
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "bananas.transport"]
 
 
+async def test_close_closes_after_the_loop_has_cancelled_our_task(server: Server) -> None:
+    """A loop that ends cancels all tasks first; the connection is closed all the same."""
+    transport = Transport(server.url, client_name="cancelled")
+    await transport.call(ECHO, (), ["x"])
+    owner = transport._owner
+    assert owner is not None
+    owner.cancel()
+    await asyncio.wait([owner])
+    await transport.close()
+    await until(lambda: not clients_named(server, "cancelled"))
+
+
 async def test_an_unused_transport_opens_nothing(server: Server) -> None:
     """Making one connects nowhere, and closing it is quick."""
     async with FaultProxy(server.socket) as proxy:
