@@ -282,7 +282,7 @@ class Broker:
     def _leased(reply: list[Any], places: Sequence[str]) -> list[Leased]:
         jobs: list[Leased] = []
         for number, ids, records, crashes in reply[2:]:
-            place = places[number - 1] if number else None
+            place = places[int(number) - 1] if number else None
             counts = [int(count or 0) for count in crashes] if crashes else [0] * len(ids)
             ids.reverse()
             records.reverse()

@@ -19,34 +19,42 @@ class JobContext(Protocol):
     @property
     def id(self) -> str:
         """The job's id."""
+        ...
 
     @property
     def name(self) -> str:
         """The task's name."""
+        ...
 
     @property
     def attempt(self) -> int:
         """Which run this is, from 1; runs that killed their process count."""
+        ...
 
     @property
     def max_retries(self) -> int:
         """How many runs are allowed."""
+        ...
 
     @property
     def priority(self) -> Priority:
         """The job's priority."""
+        ...
 
     @property
     def routing_key(self) -> str:
         """The job's routing key."""
+        ...
 
     @property
     def created_at(self) -> str:
         """When it was enqueued, RFC 3339; empty when a foreign producer left it out."""
+        ...
 
     @property
     def cancelled(self) -> bool:
         """Whether the run should stop: timed out, or its worker is leaving."""
+        ...
 
 
 running_job: Final[ContextVar[JobContext]] = ContextVar("bananas_running_job")

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, cast
 
 from bananas.errors import FieldError, PayloadTypeError, UnknownTaskError
 from bananas.job import validate_name, validate_priority, validate_routing_key
@@ -119,7 +119,7 @@ class Signature:
             PayloadTypeError: Missing, unexpected or doubled arguments, in the words of a call.
         """
         if not args and type(kwargs) is dict and kwargs.keys() == self.names:
-            return kwargs  # the usual call: 0.15 us instead of 0.6
+            return cast("dict[str, Any]", kwargs)  # the usual call: 0.15 us instead of 0.6
         bound = dict(kwargs)
         if args:
             if len(args) > len(self.positional):
@@ -181,7 +181,7 @@ class Definition:
             raise PayloadTypeError("a batch task is enqueued with exactly one item", task=self.name)
         return self.to_item_payload(args[0])
 
-    def to_item_payload(self, item: object) -> Any:  # noqa: ANN401 - JSON is what it is
+    def to_item_payload(self, item: Any) -> Any:  # noqa: ANN401 - JSON is what it is
         """Return the JSON value to send for one item of a batch task, or one row of keywords."""
         if self.signature is not None:
             if type(item) is not dict and not isinstance(item, Mapping):
@@ -194,7 +194,7 @@ class Definition:
             return dataclasses.asdict(item)
         return item
 
-    def from_payload(self, payload: object) -> Any:  # noqa: ANN401 - JSON is what it is
+    def from_payload(self, payload: Any) -> Any:  # noqa: ANN401 - JSON is what it is
         """Return what the batch handler is given for one decoded payload.
 
         Raises:

@@ -5,16 +5,30 @@ The script takes the jobs in the order of their sections; the order of the secti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from bananas.keys import Keys
 
 MAX_JOBS: Final = 500
 """Most jobs in one enqueue, settle, revive or purge call: keeps any script within a few ms."""
+
+
+ResultNote = tuple[bytes, int, bytes, Sequence[bytes | str | int]]
+"""(job id, ttl s, message to publish, (field, value, …))"""
+
+Released = tuple[bytes, str]
+"""(job id, place)"""
+
+Recorded = tuple[bytes, bytes]
+"""(job id, its new record)"""
+
+Scheduled = tuple[bytes, bytes, int, str]
+"""(job id, its new record, ms from now, counter)"""
 
 
 @dataclass(slots=True)
@@ -25,20 +39,17 @@ class Settlement:
     """
 
     request: str
-    dropped: list[bytes] = field(default_factory=list)
-    kept: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
+    dropped: list[bytes] = field(default_factory=list[bytes])
+    kept: dict[int, list[Recorded]] = field(default_factory=dict[int, list[Recorded]])
     """Completed records by the seconds, > 0, that they stay."""
-    later: list[tuple[bytes, bytes, int, str]] = field(default_factory=list)
-    failed: list[tuple[bytes, bytes]] = field(default_factory=list)
-    released: list[tuple[bytes, str]] = field(default_factory=list)
-    routed: list[tuple[bytes, str]] = field(default_factory=list)
-    lapsed: list[tuple[bytes, bytes]] = field(default_factory=list)
-    forgotten: list[bytes] = field(default_factory=list)
-    foreign: list[bytes] = field(default_factory=list)
-    results: list[tuple[bytes, int, bytes, Sequence[bytes | str | int]]] = field(
-        default_factory=list
-    )
-    """(id, ttl s, message to publish, field, value, …)"""
+    later: list[Scheduled] = field(default_factory=list[Scheduled])
+    failed: list[Recorded] = field(default_factory=list[Recorded])
+    released: list[Released] = field(default_factory=list[Released])
+    routed: list[Released] = field(default_factory=list[Released])
+    lapsed: list[Recorded] = field(default_factory=list[Recorded])
+    forgotten: list[bytes] = field(default_factory=list[bytes])
+    foreign: list[bytes] = field(default_factory=list[bytes])
+    results: list[ResultNote] = field(default_factory=list[ResultNote])
 
     def __len__(self) -> int:
         """Return how many jobs have an outcome."""
@@ -125,13 +136,13 @@ class SettleCall:
             self._sections += ("forget", len(s.forgotten), max(1, retention.completed_s))
             self.ids += s.forgotten
 
-    def _with_records(self, op: str, ttl_s: int, jobs: Sequence[tuple[bytes, bytes]]) -> None:
+    def _with_records(self, op: str, ttl_s: int, jobs: Sequence[Recorded]) -> None:
         self._sections += (op, len(jobs), ttl_s)
         self.ids += [job_id for job_id, _ in jobs]
         self._sections += [record for _, record in jobs]
 
-    def _later(self, later: Sequence[tuple[bytes, bytes, int, str]]) -> None:
-        by_counter: dict[str, list[tuple[bytes, bytes, int, str]]] = {}
+    def _later(self, later: Sequence[Scheduled]) -> None:
+        by_counter: dict[str, list[Scheduled]] = {}
         for job in later:
             by_counter.setdefault(job[3], []).append(job)
         for counter, jobs in by_counter.items():
@@ -140,7 +151,7 @@ class SettleCall:
                 self.ids.append(job_id)
                 self._sections += (delay_ms, record)
 
-    def _passed(self, end: str, jobs: Iterable[tuple[bytes, str]]) -> None:
+    def _passed(self, end: str, jobs: Iterable[Released]) -> None:
         by_place: dict[str, list[bytes]] = {}
         for job_id, place in jobs:
             by_place.setdefault(place, []).append(job_id)

@@ -31,7 +31,7 @@ class Summary:
     wait_p50_ms: float = 0.0
     wait_p99_ms: float = 0.0
     wait_max_ms: float = 0.0
-    cpu_s: dict[str, float] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict[str, float])
     server: str = ""
     core: str = ""
     processes: int = 0

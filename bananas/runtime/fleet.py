@@ -87,11 +87,9 @@ def specs_of(fleet: Fleet, settings: Settings, server: Server) -> list[ProcessSp
     prepared = server.prepared
 
     def child_of_fleet(body: Callable[[Child], int]) -> Callable[[Child], int]:
-        if prepared is None:
-            return body
-
         def target(child: Child) -> int:
-            prepared.release()
+            if prepared is not None:
+                prepared.release()
             return body(child)
 
         return target

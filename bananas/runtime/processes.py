@@ -25,7 +25,7 @@ from bananas.worker.places import Service
 from bananas.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from bananas.settings import Settings
     from bananas.supervisor import Child
@@ -45,7 +45,7 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def open_broker(settings: Settings, name: str) -> AsyncIterator[Broker]:
+async def open_broker(settings: Settings, name: str) -> AsyncGenerator[Broker, None]:
     """Open the one connection that a process needs for its scripts."""
     transport = Transport(url_of(settings), client_name=f"bananas:{name}:{os.getpid()}")
     try:

@@ -38,13 +38,13 @@ class Items:
                 self.values.append(value)
 
     def raised(self, outcomes: Outcomes, error: BaseException) -> None:
-        """The call raised: every item shares its fate."""
+        """Let every item share the fate of a call that raised."""
         self._bury_broken(outcomes)
         for attempt in self.attempts:
             outcomes.raised(attempt, error)
 
-    def returned(self, outcomes: Outcomes, answer: object) -> None:
-        """The call returned: None = all well, else a verdict an item."""
+    def returned(self, outcomes: Outcomes, answer: Any) -> None:  # noqa: ANN401 - user code's
+        """Do what the call's verdicts say, None = all well."""
         if answer is None:
             answer = [None] * len(self.attempts)
         if not isinstance(answer, list | tuple) or len(answer) != len(self.attempts):

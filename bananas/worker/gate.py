@@ -25,6 +25,7 @@ class Lane(Protocol):
     @property
     def busy(self) -> int:
         """Runners at work."""
+        ...
 
     def hold(self) -> None:
         """Start nothing more until `unhold`."""
