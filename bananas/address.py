@@ -185,15 +185,15 @@ def _db(text: str) -> int:
 def _host_port(location: str, default_port: int) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{location}")
-        port = default_port if parts.port is None else parts.port
+        host, port = parts.hostname, default_port if parts.port is None else parts.port
     except ValueError:
         # urllib quotes what it read as a port; in a URL with an unescaped password that is it.
-        port = 0
+        host, port = None, 0
     if port not in _PORTS:
         raise FieldError(
             _FIELD, "the port must be an integer in 1..65535 (is the password percent-encoded?)"
-        ) from None
-    return unquote(parts.hostname or "localhost"), port
+        )
+    return unquote(host or "localhost"), port
 
 
 async def find_master(address: Address, timeout_s: float) -> Address:

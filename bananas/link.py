@@ -39,14 +39,17 @@ class Script(Protocol):
     @property
     def name(self) -> str:
         """Name, for errors."""
+        ...
 
     @property
     def source(self) -> bytes:
         """The Lua text."""
+        ...
 
     @property
     def sha(self) -> str:
         """SHA-1 of `source`, 40 hex digits."""
+        ...
 
 
 # One call: future, bytes to send, script (None = a command), operation for errors, monotonic
