@@ -70,7 +70,7 @@ class Event:
     """A fixed word, as in "child-started"."""
     level: int
     """As in `logging`."""
-    fields: Mapping[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __str__(self) -> str:
         """Return the kind and the fields, on one line."""

@@ -59,9 +59,9 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         """Leave no process behind, whatever the test came to."""
         self.process.kill()
-        self.process.communicate()
         for pid, birth in self._known:
             kill_exactly(pid, birth)
+        self.process.communicate()  # ends only when nobody holds the other ends any more
 
     def send(self, number: signal.Signals) -> None:
         """Send the supervisor a signal."""
@@ -178,6 +178,32 @@ def test_a_child_that_still_boots_leaves_at_once(start: Callable[..., Fleet]) ->
     assert fleet.end() == EXIT_OK
     assert fleet.of("child-ended", verdict="stopped", code=-signal.SIGTERM)
     assert not fleet.of("child-signalled", signal="SIGKILL")
+
+
+def test_no_other_signal_ends_a_child_that_boots(start: Callable[..., Fleet]) -> None:
+    """SIGUSR1, SIGHUP and SIGINT do nothing to a child that has no handlers yet."""
+    fleet = start(workers(2, "never_ready"))
+    pids = [fleet.wait_for("said", what="booting")["pid"] for _ in range(2)]
+    fleet.send(signal.SIGUSR1)
+    fleet.wait_for("quiet")
+    for pid in pids:
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGINT)
+    fleet.send(signal.SIGTERM)
+    assert fleet.end() == EXIT_OK
+    assert [x["code"] for x in fleet.of("child-ended")] == [-signal.SIGTERM] * 2
+
+
+def test_ctrl_c_drains_in_order(start: Callable[..., Fleet]) -> None:
+    """SIGINT to all of the terminal's processes drains the workers before the server ends."""
+    server = {"role": "server", "does": "program", "execs": True, "stop_rank": 2}
+    fleet = start(workers(2), server)
+    fleet.all_ready(3)
+    os.killpg(fleet.process.pid, signal.SIGINT)
+    assert fleet.end() == EXIT_OK
+    ended = fleet.of("child-ended")
+    assert [x["role"] for x in ended] == ["worker", "worker", "server"]
+    assert [x["code"] for x in ended] == [0, 0, -signal.SIGTERM]
 
 
 def test_a_signal_before_anything_is_up_is_not_lost(start: Callable[..., Fleet]) -> None:

@@ -671,6 +671,7 @@ def test_a_stop_ends_in_time(events: list[tuple[str, int, float]], phase: Phase)
     assert it.view.now_s - start_s <= bound_s
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 200), max_size=30))
 def test_own_time_never_runs_backward_nor_ahead(rounds: list[float]) -> None:
     """Own time only grows, and never faster than the machine's."""
