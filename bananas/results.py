@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 ENDED: Final = ("completed", "failed", "cancelled")
 
-_LISTEN_S: Final = 1.0  # a subscription that takes longer is not waited for
+# A subscription that takes longer is not waited for: it rings when it stands.
+_LISTEN_S: Final = 0.1
 _LOCATE: Final = 100  # most ids a call of `locate`
 
 # Looks between messages. A job that keeps a result announces its end, and looking is only for
@@ -191,7 +192,8 @@ class Results:
         """
         now = asyncio.get_running_loop().time
         until = math.inf if timeout_s is None else now() + timeout_s
-        await signal.listening(min(_LISTEN_S, until - now()))
+        if self._watch is not None:
+            await signal.listening(min(_LISTEN_S, until - now()))
         pause_s = 0.0
         while True:
             result, job = await self.end(job_id, known=known)
