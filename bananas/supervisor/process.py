@@ -88,6 +88,14 @@ class Child:
         readable, _, _ = select.select([self.lifeline_fd], [], [], 0)
         return bool(readable)
 
+    def living_siblings(self) -> list[int]:
+        """Return the pids of the other children that have not ended.
+
+        For the last one out after `supervisor_gone`: nobody marks slots EXITED any more, so this
+        asks the kernel. Linux only; elsewhere nobody is found.
+        """
+        return [s.pid for s in self._others() if birth_of(s.pid) == s.birth != 0]
+
     def kill_siblings(self) -> list[int]:
         """SIGKILL what is left of the fleet; for the last one out after `supervisor_gone`.
 
@@ -97,8 +105,10 @@ class Child:
         Returns:
             The pids killed.
         """
-        others = [s for s in self.table.live() if s.pid != os.getpid()]
-        return [s.pid for s in others if kill_exactly(s.pid, s.birth)]
+        return [s.pid for s in self._others() if kill_exactly(s.pid, s.birth)]
+
+    def _others(self) -> list[Slot]:
+        return [s for s in self.table.live() if s.pid not in {0, os.getpid()}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +250,14 @@ def set_death_signal(number: signal.Signals) -> None:
 
 
 def birth_of(pid: int) -> int:
-    """Return the start time of a process in kernel ticks; 0 = gone, or not known here."""
+    """Return the start time of a process in kernel ticks; 0 = it has ended, or not known here."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
     # The second field is the name in parentheses and may hold anything, spaces included.
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return 0 if state in {b"Z", b"X"} else int(fields[18])
 
 
 def kill_exactly(pid: int, birth: int) -> bool:

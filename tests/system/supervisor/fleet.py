@@ -143,8 +143,8 @@ def wards_last(child: Child) -> int:
     """Be a warden that ends what is left when the supervisor is gone."""
     warden = Warden(child)
     status = warden.run()
-    gone = child.kill_siblings()
-    warden.say("killed", pids=gone)
+    warden.say("left", pids=child.living_siblings())
+    warden.say("killed", pids=child.kill_siblings())
     return status
 
 

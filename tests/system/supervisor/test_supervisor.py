@@ -278,6 +278,7 @@ def test_the_last_one_out_kills_who_hangs(start: Callable[..., Fleet]) -> None:
     fleet.all_ready(2)
     pids = {x["role"]: x["pid"] for x in fleet.of("child-ready")}
     fleet.process.kill()
+    assert fleet.wait_for("said", what="left")["pids"] == [pids["worker"]]
     assert fleet.wait_for("said", what="killed")["pids"] == [pids["worker"]]
     wait_gone(pids["worker"])
 

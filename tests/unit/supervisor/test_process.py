@@ -50,6 +50,8 @@ def test_only_the_very_process_is_killed() -> None:
         assert not kill_exactly(0, birth)
         assert sleeper.poll() is None
         assert kill_exactly(sleeper.pid, birth)
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+        assert birth_of(sleeper.pid) == 0, "one that has ended and is not buried yet"
         assert sleeper.wait(10) == -signal.SIGKILL
     assert birth_of(sleeper.pid) == 0
     assert not kill_exactly(sleeper.pid, birth)
