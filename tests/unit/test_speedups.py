@@ -146,6 +146,9 @@ class TestScanRecord:
         """scheduled_for, expires_at and list are None when they are empty strings."""
         record = b'{"scheduled_for":"","expires_at":"","list":"","id":""}'
         assert core.scan_record(record) == EMPTY
+        own = OWN_RECORD.replace(b',"attempts":', b',"scheduled_for":"","attempts":')
+        own = own.replace(b',"list":"queue:normal"', b',"expires_at":"","list":""')
+        assert core.scan_record(own) == (*OWN[:19], None)
 
     def test_order_and_spacing_are_free(self, core: ModuleType) -> None:
         """A foreign producer may write members in any order, with any white space."""
@@ -154,6 +157,8 @@ class TestScanRecord:
         expected = list(OWN)
         expected[3] = json.dumps({"x": 1}, indent=2).replace("\n", "\n  ").encode()
         assert core.scan_record(record) == tuple(expected)
+        for spaced in (b'{"x":1} ', b'{"x":1}\n', b' {"x":1}'):
+            assert core.scan_record(OWN_RECORD.replace(b'{"x":1}', spaced)) == OWN
 
     def test_the_last_duplicate_counts(self, core: ModuleType) -> None:
         """Of a known member given twice the last value counts, null included."""
@@ -304,6 +309,7 @@ class TestScanRecord:
             (b'"name":"\\u0041\xff"', "a string is not valid Unicode"),
             (b'"name":"\xed\xa0\x80"', "a string is not valid Unicode"),
             (b'"name":"\\ud800"', "a string is not valid Unicode"),
+            (b'"name":"\\ud8ff\\u0041"', "a string is not valid Unicode"),
             (b'"name":"\\ud800\\ud800"', "a string is not valid Unicode"),
             (b'"name":"\\udc00\\ud800"', "a string is not valid Unicode"),
             (b'"error":"\\udfff"', "a string is not valid Unicode"),
@@ -383,6 +389,11 @@ class TestEncodeRecord:
         quoted = json.dumps(text, ensure_ascii=False)
         assert record.startswith(f'{{"id":{quoted},"name":{quoted},"payload"'.encode())
         assert core.scan_record(record)[:2] == (text, text)
+        for special in text:
+            for slot in (*range(2), *range(4, 10), 15, 19):
+                members: list[object] = list(OWN)
+                members[slot] = f"a{special}b"
+                assert core.scan_record(core.encode_record(*members)) == tuple(members)
 
     @pytest.mark.parametrize(
         ("slot", "value", "words"),
