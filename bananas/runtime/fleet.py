@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from bananas import embedded
+from bananas.embedded import PreparedServer, prepare, start
 from bananas.supervisor import ProcessSpec, Supervisor, slots_needed
 from bananas.table import Table
 
@@ -62,7 +62,7 @@ class Server:
     """The server a fleet uses: its address, and the child that runs it if it is ours."""
 
     url: str
-    prepared: embedded.PreparedServer | None = None
+    prepared: PreparedServer | None = None
 
 
 def settle_server(settings: Settings) -> Server:
@@ -73,9 +73,9 @@ def settle_server(settings: Settings) -> Server:
     """
     if settings.redis_url is not None:
         return Server(settings.redis_url)
-    prepared = embedded.prepare(settings.data_dir)
+    prepared = prepare(settings.data_dir)
     if prepared is None:
-        return Server(embedded.start(settings.data_dir).url)
+        return Server(start(settings.data_dir).url)
     return Server(prepared.url, prepared)
 
 
