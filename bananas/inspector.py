@@ -49,12 +49,18 @@ class Inspector:
     def __init__(self, broker: Broker, clock: Clock = SYSTEM_CLOCK) -> None:
         """Ages are told by `clock`."""
         self._broker = broker
+        self._keys = broker.keys
         self._clock = clock
+
+    async def _command(self, *words: str | int) -> Any:  # noqa: ANN401 - as Redis has shapes
+        return await self._broker.transport.command(*words, repeat=True)
 
     async def queues(self) -> list[QueueInfo]:
         """Return every list, by routing key, high before normal before low."""
-        waiting = {place(priority): 0 for priority in PRIORITIES}
-        waiting |= {item.place: item.count for item in (await self._broker.audit()).places}
+        waiting = {item.place: item.count for item in (await self._broker.audit()).places}
+        for where in map(place, PRIORITIES):
+            if where not in waiting:  # none of ours was ever there, but a foreign one may be
+                waiting[where] = await self._command("LLEN", self._keys.waiting(where))
         queues: list[QueueInfo] = []
         for where, count in waiting.items():
             match = _match_place(where)
@@ -75,10 +81,9 @@ class Inspector:
 
     async def _oldest_age_s(self, where: str) -> float | None:
         """Read the id at the tail, and its record only when the id does not tell its time."""
-        keys, command = self._broker.keys, self._broker.transport.command
-        found = await command("LINDEX", keys.sorted(where), -1, repeat=True)
+        found = await self._command("LINDEX", self._keys.sorted(where), -1)
         if found is None:
-            found = await command("LINDEX", keys.waiting(where), -1, repeat=True)
+            found = await self._command("LINDEX", self._keys.waiting(where), -1)
         if found is None:
             return None
         job_id = found.decode("utf-8", "replace")
@@ -87,7 +92,7 @@ class Inspector:
         if match is not None:
             made_us = int(match[1] + match[2], 16) * 1000
         else:
-            record = await command("GET", keys.job(job_id), repeat=True)
+            record = await self._command("GET", self._keys.job(job_id))
             try:
                 made_us = Job.decode(record or b"").created_us
             except DecodeError:
@@ -113,10 +118,9 @@ class Inspector:
         Each with `epoch`, `alive` (its lease has not lapsed), `lease_left_s`, and what it said
         of itself.
         """
-        keys, command = self._broker.keys, self._broker.transport.command
-        now_s, now_us = map(int, await command("TIME", repeat=True))
-        pairs = await command("ZRANGE", keys.epochs, 0, -1, "WITHSCORES", repeat=True)
-        infos = await command("HGETALL", keys.workers, repeat=True)
+        now_s, now_us = map(int, await self._command("TIME"))
+        pairs = await self._command("ZRANGE", self._keys.epochs, 0, -1, "WITHSCORES")
+        infos = await self._command("HGETALL", self._keys.workers)
         said = dict(zip(infos[::2], infos[1::2], strict=True))
         workers: list[dict[str, Any]] = []
         for epoch, deadline_ms in zip(pairs[::2], pairs[1::2], strict=True):

@@ -30,7 +30,7 @@ from bananas.transport import Transport
 from scripted_worker import ScriptedWorker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from redis import Redis
@@ -114,7 +114,7 @@ async def test_every_item_of_a_chunk_has_its_verdict(client: Client) -> None:
     assert verdicts[3] == Verdict(3, None, "rejected", "payload", verdicts[3].rule)
     assert verdicts[4].id == "new"
     assert len(verdicts.exceptions) == 4
-    assert list(await client.submit_chunk([{}]))[0].field == "name"
+    assert (await client.submit_chunk([{}]))[0].field == "name"
     assert len(await client.submit_chunk([])) == 0
 
 
@@ -306,7 +306,7 @@ async def test_cancel_in_every_state(client: Client, worker: ScriptedWorker) -> 
         await pending.result(timeout_s=1)
 
     running = await client.submit("t")
-    taken = [job for job in await worker.take() if job.id == running.id][0]
+    taken = next(job for job in await worker.take() if job.id == running.id)
     with pytest.raises(StateError, match="is processing"):
         await running.cancel()
     await worker.complete(taken)
@@ -414,12 +414,11 @@ def test_the_environment_names_the_server(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture
-def no_server_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_server_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clear the environment of addresses."""
     for name in list(os.environ):
         if name.startswith("BANANAS_") or name == "REDIS_URL":
             monkeypatch.delenv(name)
-    yield
 
 
 @pytest.mark.usefixtures("no_server_named")
