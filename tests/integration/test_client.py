@@ -210,8 +210,8 @@ async def test_waiters_hear_of_it_after_a_lost_connection(
     (taken,) = await worker.take()
     waiting = asyncio.ensure_future(job.result(timeout_s=20))
     channel = (await client.session()).broker.keys.notify(job.id)
-    while dict(redis.pubsub_numsub(channel))[channel.encode()] == 0:
-        await asyncio.sleep(0.005)
+    while dict(redis.pubsub_numsub(channel))[channel.encode()] == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)  # it is the server that is waited for
     redis.client_kill_filter(_type="pubsub")
     await worker.complete(taken, "late")
     assert await waiting == "late"

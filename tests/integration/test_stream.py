@@ -212,7 +212,7 @@ async def test_a_cancelled_stream_stops(client: Client) -> None:
             yield {"name": "t"}
 
     streaming = asyncio.ensure_future(client.submit_many(endless(), keep_verdicts=False))
-    while pulled < 3000:
+    while pulled < 3000:  # noqa: ASYNC110 - it is the stream's progress that is waited for
         await asyncio.sleep(0)
     streaming.cancel()
     with pytest.raises(asyncio.CancelledError):

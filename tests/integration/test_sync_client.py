@@ -49,7 +49,7 @@ def run_one_job(server: Server, prefix: str, end: str) -> None:
     async def run() -> None:
         transport = Transport(server.url)
         worker = ScriptedWorker(Broker(transport, Keys(prefix)))
-        while not (jobs := await worker.take(1)):
+        while not (jobs := await worker.take(1)):  # noqa: ASYNC110 - by polling, as a worker
             await asyncio.sleep(0.001)
         await (worker.fail(jobs[0], "no") if end == "fail" else worker.complete(jobs[0], end))
         await transport.close()
@@ -57,9 +57,7 @@ def run_one_job(server: Server, prefix: str, end: str) -> None:
     asyncio.run(run())
 
 
-def test_threads_share_one_connection(
-    client: SyncClient, server: Server, redis: Redis, prefix: str
-) -> None:
+def test_threads_share_one_connection(client: SyncClient, redis: Redis, prefix: str) -> None:
     """Eight threads that submit at once get each its own ids, over one connection."""
     barrier = threading.Barrier(8)
 
@@ -73,8 +71,6 @@ def test_threads_share_one_connection(
     assert redis.llen(f"{prefix}:queue:normal") == 400
     accepted = redis.hget(f"{prefix}:counters", "accepted")
     assert accepted == b"400"
-    calls = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
-    assert calls > 0
     names = [entry["name"] for entry in redis.client_list()]
     assert names.count("bananas-client") == 1
 
@@ -204,7 +200,7 @@ def test_a_forked_child_has_a_thread_of_its_own(client: SyncClient) -> None:
     assert None not in client.get_jobs(["before", "child", "after"])
 
 
-def test_an_async_client_is_the_same_thing(client: SyncClient) -> None:
+def test_it_has_all_that_the_async_client_has() -> None:
     """Every public verb of the async client exists here too."""
     own = {"session", "open_session", "aclose", "drafter"}
     verbs = {name for name in vars(Client) if not name.startswith("_")} - own

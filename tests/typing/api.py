@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 from bananas import (
     AsyncTask,
@@ -26,6 +25,9 @@ from bananas import (
     Verdict,
     current_job,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 app = Bananas("redis://localhost", max_retries=5)
 
