@@ -1,5 +1,6 @@
 # cython: language_level=3, binding=True, boundscheck=False, wraparound=False
 # cython: initializedcheck=False, cdivision=True, freethreading_compatible=True
+# cython: autotestdict=False
 """The compiled core: job records, ids, times and back-off, as primitives.
 
 The contract stands in `_speedups.pyi`, the specification is `_speedups_py.py`. It imports

@@ -189,12 +189,27 @@ def _is_one_value(data: bytes, max_depth: int) -> bool:
     # leaves one of each odd run, so the same brackets lie inside of strings as before. 1.2 us for
     # a payload of 276 bytes with 30 strings, where following its strings takes 3.5.
     skeleton = data.translate(None, _NOT_SKELETON).replace(b'""', b"")
-    if skeleton == b"{}":
-        return max_depth > 0
+    if b'"' not in skeleton:
+        return _is_one_nest(skeleton, max_depth)
     try:
         return _skip_container(skeleton, 0, max_depth) == len(skeleton)
     except ValueError:
         return False
+
+
+def _is_one_nest(brackets: bytes, max_depth: int) -> bool:
+    """Whether brackets pair up, within the depth, the first one with the last."""
+    closing: list[int] = []
+    for at, bracket in enumerate(brackets, start=1):
+        if bracket in b"{[":
+            if len(closing) == max_depth:
+                return False
+            closing.append(bracket + 2)  # '{' and '}', '[' and ']' stand two apart
+        elif closing.pop() != bracket:
+            return False
+        if not closing:
+            return at == len(brackets)
+    return False
 
 
 def _scan_any(data: bytes, max_depth: int) -> ScannedRecord:
