@@ -284,6 +284,15 @@ class TestScanRecord:
             core.scan_record(record)
 
     @pytest.mark.parametrize(
+        "payload",
+        [b"[1}", b"[{]}", b"{}{}", b"[[1],[2]][3]", b'{"a":"}"}}', b'{"a":"]}', b"", b"1 2", b"]"],
+    )
+    def test_a_broken_payload_breaks_an_own_record(self, core: ModuleType, payload: bytes) -> None:
+        """What stands between two members of ours must be one value."""
+        with pytest.raises(ValueError, match=r"^not valid JSON$"):
+            core.scan_record(OWN_RECORD.replace(b'{"x":1}', payload))
+
+    @pytest.mark.parametrize(
         ("member", "words"),
         [
             (b'"id":1', '"id" must be a string'),
