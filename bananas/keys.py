@@ -9,6 +9,7 @@ without reading the rest of it.
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 Priority = Literal["high", "normal", "low"]
@@ -31,6 +32,16 @@ def place(priority: str, routing_key: str = DEFAULT_ROUTING_KEY, task: str | Non
     route = "" if routing_key in ("", DEFAULT_ROUTING_KEY) else f"route:{routing_key}:"
     alone = "" if task is None else f"task:{task}:"
     return f"{route}{alone}queue:{priority}"
+
+
+_match_place = re.compile(
+    r"(?:route:[A-Za-z0-9_-]+:)?(?:task:[A-Za-z0-9._:-]+:)?queue:(?:high|normal|low)"
+).fullmatch
+
+
+def is_place(text: str) -> bool:
+    """Tell whether `place` makes such names; a foreign record may claim any."""
+    return _match_place(text) is not None
 
 
 class Keys:

@@ -163,9 +163,12 @@ class Results:
         Raises:
             JobNotFoundError: Neither record nor result, and not `known`.
         """
-        # In this order: a job that ends between the two has written its result by then.
         standing, result = await asyncio.gather(self.stand(job_id), self.result(job_id))
         job = standing.job
+        if result is None and (job is None or job.status in ENDED):
+            # a script that the server did not know is sent again, behind the read of the result:
+            # the job may have ended between the two
+            result = await self.result(job_id)
         if result is not None:
             return result, job
         if job is None:

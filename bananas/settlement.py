@@ -99,7 +99,7 @@ class SettleCall:
         self._keys = keys
         self._sections: list[Any] = []
         self._lists: list[str] = []
-        self._results: list[str] = []
+        self._results: list[bytes] = []
         self._outcomes(settlement, retention)
         self._passed("R", settlement.released)
         self._passed("L", settlement.routed)
@@ -171,8 +171,9 @@ class SettleCall:
         if s.results:
             self._sections += ("result", len(s.results))
         for job_id, ttl_s, message, fields in s.results:
-            name = job_id.decode()
-            self._results.append(self._keys.result(name))
-            note = (number[job_id], ttl_s, self._keys.notify(name), message, len(fields))
+            # a foreign id may be any bytes
+            self._results.append(self._keys.result_prefix.encode() + job_id)
+            channel = self._keys.notify_prefix.encode() + job_id
+            note = (number[job_id], ttl_s, channel, message, len(fields))
             self._sections += note
             self._sections += fields

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bananas.address import Address, find_master, parse_url
 from bananas.errors import BrokerDeniedError, BrokerUnavailableError
+from bananas.failpoints import around_calls
 from bananas.link import Argument, Call, Counters, Link, Script, connect, fail, pack
 from bananas.replies import Verdict, classify, refusal
 
@@ -140,6 +141,7 @@ class Transport:
         data = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         return self._submit(data, script, script.name, self._reply_timeout_s, True)
 
+    @around_calls
     async def call(
         self, script: Script, keys: Sequence[bytes | str] = (), args: Sequence[Argument] = ()
     ) -> Any:  # noqa: ANN401 - each script's header says what it answers

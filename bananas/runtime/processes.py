@@ -10,15 +10,16 @@ import asyncio
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from bananas import log as logs
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
 from bananas.context import running_job
 from bananas.keys import Keys
+from bananas.log import configure
 from bananas.runtime.application import load
 from bananas.runtime.signals import Leave, drain_or_cut
+from bananas.supervisor.process import EXIT_TARGET_RAISED
 from bananas.transport import Transport
 from bananas.warden.warden import Warden
 from bananas.worker.places import Service
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from bananas.supervisor import Child
 
 log = logging.getLogger("bananas.runtime")
+
+_ORPHAN_MARGIN_S: Final = 5.0
+_LOOK_S: Final = 0.1
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -91,7 +95,7 @@ def worker_body(
     """Return the body of a worker; `with_warden` puts its warden into the same process."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
+        configure(settings.log_level, settings.log_format, running_job=running_job)
         app = load(target)
         app.configure(settings)
 
@@ -117,25 +121,38 @@ def worker_body(
                 if warden is not None:
                     warden.start()
                     await _notice_deaths(child, warden)
+                crash = asyncio.ensure_future(_crash_with(worker))
                 child.ready()
                 await drain_or_cut(leave, worker.stop, settings.shutdown_grace_s)
+                crash.cancel()
                 if warden is not None:
                     await warden.stop()
                 await wake.close()
+            # handlers that heed no cancellation, and threads, must not hold up the exit
+            _exit(0)
 
         run_loop(main())
-        logging.shutdown()
-        # threads may still be inside handlers: they must not hold up the exit
-        os._exit(0)
+        return 0
 
     return body
+
+
+async def _crash_with(worker: Worker) -> None:
+    """End the process with a part of its worker: the warden gives back what it held."""
+    await worker.broken.wait()
+    _exit(EXIT_TARGET_RAISED)
+
+
+def _exit(status: int) -> NoReturn:
+    logging.shutdown()
+    os._exit(status)
 
 
 def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int]:
     """Return the body of a warden."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
+        configure(settings.log_level, settings.log_format, running_job=running_job)
 
         async def main() -> None:
             leave = Leave()
@@ -153,6 +170,7 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
                 await _notice_deaths(child, warden)
                 child.ready()
                 await leave.drain.wait()
+                await _outlast_siblings(child, settings.shutdown_grace_s)
                 await warden.stop()
 
         run_loop(main())
@@ -161,11 +179,24 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
     return body
 
 
+async def _outlast_siblings(child: Child, grace_s: float) -> None:
+    """Without a supervisor, beat for the siblings while they drain, then end what is left."""
+    if not child.supervisor_gone():
+        return
+    log.warning("the supervisor is gone: waiting for %d siblings", len(child.living_siblings()))
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + grace_s + _ORPHAN_MARGIN_S
+    while child.living_siblings() and loop.time() < deadline_s:
+        await asyncio.sleep(_LOOK_S)  # noqa: ASYNC110 - children of init now: no event comes
+    for pid in child.kill_siblings():
+        log.warning("ended process %d, which did not leave", pid)
+
+
 def api_body(settings: Settings) -> Callable[[Child], int]:
     """Return the body of an API process; each listens on a socket of its own (SO_REUSEPORT)."""
 
     def body(child: Child) -> int:
-        logs.configure(settings.log_level, settings.log_format, running_job=running_job)
+        configure(settings.log_level, settings.log_format, running_job=running_job)
 
         async def main() -> None:
             from bananas.http.server import serve  # noqa: PLC0415 - only API processes need the web stack

@@ -64,7 +64,7 @@ class Culprits:
         return charged
 
     async def _judge(self, settlement: Settlement, job_id: bytes) -> None:
-        key = self._broker.keys.job(job_id.decode(errors="replace"))
+        key = self._broker.keys.job_prefix.encode() + job_id
         record = await self._broker.transport.command("GET", key, repeat=True)
         if record is None:
             return

@@ -86,16 +86,17 @@ class Reclaimer:
         Raises:
             BrokerError: Redis did not answer.
         """
-        now_ns = self._clock.boot_ns()
+        lapsed = await self._broker.lapsed()
+        # looked at after the answer: the outage may lie between the question and that
+        before_ns, now_ns = self._last_run_ns, self._clock.boot_ns()
         lease_ns = int(self._ttl_s * 1e9)
-        if self._last_run_ns is None or now_ns - self._last_run_ns > lease_ns // 3:
+        self._last_run_ns = now_ns
+        if before_ns is None or now_ns - before_ns > lease_ns // 3:
             # the first run counts as a gap: a fleet that starts after an outage is not judged
             self._wait_until_ns = now_ns + lease_ns
-            if self._last_run_ns is not None:
+            if before_ns is not None:
                 log.warning("no sweep for a while: waiting one lease before judging others")
-        lapsed = await self._broker.lapsed()
-        self._last_run_ns = self._clock.boot_ns()
-        if self._last_run_ns < self._wait_until_ns:
+        if now_ns < self._wait_until_ns:
             return 0
         moved = 0
         for epoch in lapsed:

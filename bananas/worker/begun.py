@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
+from bananas.failpoints import around_begin
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,7 +27,7 @@ class BegunBoard:
     def __init__(self, slot: Slot, entries: int, runners: int) -> None:
         """Share `entries` between `runners` fixed ones and a free list."""
         self.slot: Final = slot
-        self.begin = slot.begin
+        self.begin = around_begin(slot.begin)
         self.end = slot.end
         self._free = list(range(runners, entries))
         self._lock = threading.Lock()
@@ -33,8 +35,9 @@ class BegunBoard:
     def begin_all(self, attempts: Sequence[Attempt], hard_deadline_ns: int) -> list[int]:
         """Enter the items of a bunch; those beyond the room stay unwritten (and uncharged)."""
         with self._lock:
-            taken = self._free[-len(attempts) :]
-            del self._free[-len(attempts) :]
+            left = max(0, len(self._free) - len(attempts))
+            taken = self._free[left:]
+            del self._free[left:]
         for index, attempt in zip(taken, attempts, strict=False):
             self.begin(index, attempt.job_id, hard_deadline_ns)
         return taken

@@ -37,6 +37,11 @@ class Buffer:
         else:
             self._low.append(unit)
 
+    def put_first(self, unit: Unit) -> None:
+        """Put a unit back that was taken and not begun."""
+        job = (unit.attempts[0] if isinstance(unit, Bunch) else unit).job
+        {"high": self._high, "low": self._low}.get(job.priority, self._normal).appendleft(unit)
+
     def pop(self) -> Unit | None:
         """Return the next unit, or None."""
         for queue in (self._high, self._normal, self._low):

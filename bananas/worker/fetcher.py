@@ -100,7 +100,7 @@ class Fetcher:
         self._admit = admit
         self._fenced = fenced
         self._stirred = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.epoch = ""
         self.closed = False
@@ -114,7 +114,8 @@ class Fetcher:
     def start(self, epoch: str) -> None:
         """Start fetching for an epoch."""
         self.epoch = epoch
-        self._task = asyncio.get_running_loop().create_task(self._fetch_for_ever(), name="fetcher")
+        loop = asyncio.get_running_loop()
+        self.tasks = [loop.create_task(self._fetch_for_ever(), name="fetcher")]
 
     def stir(self) -> None:
         """Look again: there is room, or something has changed."""
@@ -124,8 +125,7 @@ class Fetcher:
         """Ask for nothing more; an answer under way is still admitted."""
         self._stopping = True
         self.stir()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def ahead(self) -> int:
         """Return how many jobs may wait here beside those that run."""

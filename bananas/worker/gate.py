@@ -11,6 +11,8 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
+from bananas.worker.attempt import Bunch
+
 if TYPE_CHECKING:
     from bananas.worker.attempt import Unit
 
@@ -46,7 +48,7 @@ class Gate:
         self._suspects: deque[tuple[Lane, Unit]] = deque()
         self._barred = False
         self._held = False
-        self._alone = False
+        self._alone: Unit | None = None
         self._waits_since_s = 0.0
 
     def guard(self, *lanes: Lane) -> None:
@@ -86,14 +88,20 @@ class Gate:
             self._held = True
             for lane in self._lanes:
                 lane.hold()
-        self._alone = self._alone and not idle
+        if self._alone is not None and (idle or _is_over(self._alone)):
+            self._alone = None  # a long neighbour may still run: it has waited enough
         patient = monotonic() - self._waits_since_s < PATIENCE_S
         if self._suspects and not self._barred and not self._alone and (idle or not patient):
             lane, unit = self._suspects.popleft()
-            self._alone = True
+            self._alone = unit
             self._waits_since_s = monotonic()
             lane.run_alone(unit)
         elif self._held and not wanted and not self._alone:
             self._held = False
             for lane in self._lanes:
                 lane.unhold()
+
+
+def _is_over(unit: Unit) -> bool:
+    attempts = unit.attempts if isinstance(unit, Bunch) else (unit,)
+    return all(attempt.finished for attempt in attempts)

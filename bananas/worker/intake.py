@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from bananas.errors import DecodeError
 from bananas.job import Job
+from bananas.keys import is_place
 from bananas.placement import belongs
+from bananas.table import JOB_ID_MAX_BYTES
 from bananas.worker.attempt import Attempt, Held, Lease
 
 if TYPE_CHECKING:
@@ -84,9 +86,12 @@ class Intake:
         if job.status == "cancelled":
             self._outcomes.forget(Held(lease, job_id, job, foreign=False))
             return None
-        if job.place is not None:
+        if job.place is not None and (job.place == origin or is_place(job.place)):
             return Held(lease, job_id, job, foreign=False)
         # a foreign record: nobody has checked it
+        if len(job_id) > JOB_ID_MAX_BYTES:
+            self._outcomes.broken(lease, leased, f"its id is longer than {JOB_ID_MAX_BYTES} bytes")
+            return None
         if job.id.encode("utf-8", "replace") != job_id:
             self._outcomes.broken(lease, leased, f'its record carries the id "{job.id}"')
             return None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SLICE: Final = 32
 """Jobs a runner does before others get the loop: about 0.1 ms of no-ops."""
 
+_STOP_S: Final = 0.5
+
 
 class LoopLane:
     """`async def` and inline handlers, and bunches for async batch handlers."""
@@ -51,7 +53,8 @@ class LoopLane:
         self._held = False
         self._alone: deque[Unit] = deque()
         self._resting: deque[asyncio.Future[None]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.tasks: list[asyncio.Task[None]] = []
         self._current: list[Unit | None] = [None] * runners
         self._runners = runners
         self._woken = 0
@@ -64,7 +67,7 @@ class LoopLane:
         """Start the runners."""
         loop = asyncio.get_running_loop()
         self.busy = self._runners
-        self._tasks = [
+        self.tasks = [
             loop.create_task(self._run(index), name=f"runner {index}")
             for index in range(self._runners)
         ]
@@ -119,7 +122,7 @@ class LoopLane:
                 and unit.started_s
             ):
                 unit.timed_out = True
-                self._tasks[index].cancel()
+                self.tasks[index].cancel()
 
     def give_back_running(self) -> None:
         """Cancel every handler at work; its job goes back uncharged."""
@@ -128,7 +131,7 @@ class LoopLane:
                 unit.giving_back = True
                 for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
                     attempt.giving_back = True
-                self._tasks[index].cancel()
+                self.tasks[index].cancel()
 
     def running(self) -> list[Attempt]:
         """Return the runs at work."""
@@ -141,10 +144,12 @@ class LoopLane:
         return runs
 
     async def stop(self) -> None:
-        """End the runners; nothing may be running any more."""
-        for task in self._tasks:
+        """End the runners; one whose handler refuses to be cancelled is left behind."""
+        self._stopping = True
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=_STOP_S)
 
     # --- runners ---------------------------------------------------------------------------------
 
@@ -159,11 +164,29 @@ class LoopLane:
 
     async def _rest(self) -> None:
         self.busy -= 1
-        resting = asyncio.get_running_loop().create_future()
-        self._resting.append(resting)
-        self._gate.settle()
-        await resting
+        woken = False
+        while not woken:
+            resting = asyncio.get_running_loop().create_future()
+            self._resting.append(resting)
+            self._gate.settle()
+            try:
+                await resting
+            except asyncio.CancelledError:
+                self._outlive()
+            woken = not resting.cancelled()
         self._woken -= 1
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._outlive()
+
+    def _outlive(self) -> None:
+        """Go on after a cancellation that a handler left behind by cancelling its own task."""
+        if self._stopping:
+            raise asyncio.CancelledError
+        _forget_cancellation()
 
     async def _run(self, index: int) -> None:
         """One runner: from the buffer to an outcome, for ever."""
@@ -171,14 +194,14 @@ class LoopLane:
         pop = buffer.pop
         left = SLICE
         while True:
+            if left == 0:  # before a unit is taken: what is taken is begun at once
+                left = SLICE
+                await self._pause()
             unit = pop() if not self._held else self._next_alone()
             if unit is None:
                 await self._rest()
                 left = SLICE
                 continue
-            if left == 0:
-                left = SLICE
-                await asyncio.sleep(0)
             left -= 1
             now_s = monotonic()
             if now_s >= self.lease_until_s:
@@ -201,11 +224,12 @@ class LoopLane:
 
     def _put_back(self, unit: Unit) -> None:
         """The lease has ended by our own clock: this worker may begin nothing."""
-        if self._held:
-            self._alone.appendleft(unit)
+        alone = self._held
+        self._gate.bar(barred=True)
+        if alone:
+            self._gate.suspect(self, unit)
         else:
-            self._gate.bar(barred=True)
-            self._buffer.put(unit)
+            self._buffer.put_first(unit)
 
     async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> None:
         definition = attempt.definition
@@ -247,7 +271,8 @@ class LoopLane:
             if inspect.isawaitable(answer):
                 answer = await answer
         except BaseException as error:  # noqa: BLE001 - as for single jobs
-            items.raised(self._outcomes, error)
+            cut_off = bunch.timed_out and isinstance(error, asyncio.CancelledError)
+            items.raised(self._outcomes, bunch.timeout() if cut_off else error)
         else:
             if bunch.timed_out:
                 items.raised(self._outcomes, bunch.timeout())

@@ -26,7 +26,7 @@ from bananas.errors import (
 from bananas.job import Job, cut_error
 from bananas.placement import FALLBACK
 from bananas.registry import Outcome
-from bananas.retry import RetryPolicy
+from bananas.retry import MAX_DELAY_S, RetryPolicy
 from bananas.speedups import format_time
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ class Outcomes:
         if wanted:
             try:
                 data = encode_payload(value, max_bytes=self._settings.max_payload_bytes)
-            except BananasError as error:
-                self._bury(attempt, f"result cannot be stored: {error}")
+            except Exception as error:  # noqa: BLE001 - a value may do anything when looked at
+                why = str(error) if isinstance(error, BananasError) else describe(error)
+                self._bury(attempt, f"result cannot be stored: {why}")
                 return
             self._store(lease, attempt.job_id, b"completed", data, "", attempt.started_s)
         ttl_s = options.retention_s
@@ -281,6 +282,7 @@ class Outcomes:
         self._schedule(attempt, job, delay_s, counter)
 
     def _schedule(self, held: Held | Attempt, job: Job, delay_s: float, counter: str) -> None:
+        delay_s = min(delay_s, MAX_DELAY_S)  # a handler may name any; no calendar holds them all
         due_us = self._clock.now_us() + int(delay_s * 1e6)
         record = job.with_(
             status="scheduled", updated_at=self._clock.text(), scheduled_for=format_time(due_us)

@@ -44,7 +44,7 @@ class Settler:
         self._dirty: dict[str, Lease] = {}
         self._event = asyncio.Event()
         self._open: dict[str, Lease] = {}
-        self._task: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.stale = 0
@@ -58,7 +58,8 @@ class Settler:
 
     def start(self) -> None:
         """Start sending."""
-        self._task = asyncio.get_running_loop().create_task(self._send_for_ever(), name="settler")
+        loop = asyncio.get_running_loop()
+        self.tasks = [loop.create_task(self._send_for_ever(), name="settler")]
 
     def open(self, lease: Lease) -> None:
         """Hold a lease until it is over."""
@@ -85,9 +86,9 @@ class Settler:
 
     async def stop(self) -> None:
         """Stop sending; what was not sent stays leased."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _send_for_ever(self) -> None:
         while True:

@@ -12,6 +12,7 @@ import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,15 @@ _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
 class _Runner:
     """One thread and the unit it has."""
 
-    __slots__ = ("entry", "ident", "lock", "unit")
+    __slots__ = ("entry", "ident", "last", "lock", "unit")
 
     def __init__(self, entry: int) -> None:
         self.entry = entry
         self.ident = 0
         self.unit: Unit | None = None
+        """The unit whose handler may be raised in."""
+        self.last: Unit | None = None
+        """The unit begun last; until its end is dealt with on the loop it counts as running."""
         self.lock = threading.Lock()
         """Held to begin and end a unit, and to raise in it: so no error hits the wrong one."""
 
@@ -158,15 +162,21 @@ class ThreadLane:
                         _raise_in_thread(runner.ident, JobTimedOutError)
 
     def running(self) -> list[Attempt]:
-        """Return the runs at work."""
-        runs: list[Attempt] = []
-        for runner in self._runners:
-            unit = runner.unit
+        """Return the runs whose end has not been dealt with, be their handlers done or not."""
+        units = [runner.last for runner in self._runners]
+        units += [unit for unit, _ in self._ended.copy()]
+        runs: dict[Attempt, None] = {}
+        for unit in units:
             if isinstance(unit, Attempt):
-                runs.append(unit)
+                runs[unit] = None
             elif unit is not None:
-                runs += unit.attempts
+                runs.update(dict.fromkeys(unit.attempts))
         return [run for run in runs if not run.finished]
+
+    def give_back_running(self) -> None:
+        """Mark every run: a thread cannot be cancelled, but its handler may ask `cancelled`."""
+        for attempt in self.running():
+            attempt.giving_back = True
 
     # --- threads ---------------------------------------------------------------------------------
 
@@ -175,18 +185,25 @@ class ThreadLane:
         runner.ident = threading.get_ident()
         while True:
             unit = self._tokens.get()
-            alone = unit is not None
-            while unit is not None or (unit := self._next()) is not None:
-                try:
-                    end = self._one(runner, unit)
-                except JobTimedOutError:
-                    # it struck between the handler's end and the report of it
-                    end = self._late(unit)
-                self._report(unit, end)
-                unit = None
-                if alone:
-                    break
+            if unit is not None:
+                self._run_suspect(runner, unit)
+            else:
+                while (unit := self._next()) is not None:
+                    runner.last = unit
+                    self._report(unit, self._one(runner, unit))
             self._report(None, _rest)
+
+    def _run_suspect(self, runner: _Runner, unit: Unit) -> None:
+        if monotonic() >= self.lease_until_s:
+            self._report(unit, partial(self._hand_back, unit))
+        else:
+            runner.last = unit
+            self._report(unit, self._one(runner, unit))
+
+    def _hand_back(self, unit: Unit) -> None:
+        """The lease has ended by our own clock: this worker may begin nothing."""
+        self._gate.bar(barred=True)
+        self._gate.suspect(self, unit)
 
     def _next(self) -> Unit | None:
         if self._held or monotonic() >= self.lease_until_s:
@@ -197,62 +214,67 @@ class ThreadLane:
         """Run a unit and return what is to be done with its end, on the loop."""
         now_s = monotonic()
         unit.started_s = now_s
-        with runner.lock:
-            runner.unit = unit
-        self.started += 1
         hard_ns = int((now_s + unit.soft_limit_s + self._hard_grace_s) * 1e9)
-        try:
-            if isinstance(unit, Attempt):
-                return self._attempt(runner, unit, hard_ns)
-            return self._bunch(unit, hard_ns)
-        finally:
-            with runner.lock:
-                runner.unit = None
+        if isinstance(unit, Attempt):
+            return self._attempt(runner, unit, hard_ns)
+        return self._bunch(runner, unit, hard_ns)
 
     def _attempt(self, runner: _Runner, attempt: Attempt, hard_ns: int) -> End:
         outcomes = self._outcomes
         try:
             payload = decode_payload(attempt.job.payload_json)
         except DecodeError as error:
-            broken: Exception = error
-            return lambda: outcomes.broken_payload(attempt, broken)
+            return partial(outcomes.broken_payload, attempt, error)
         if type(payload) is not dict:
             misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
-            return lambda: outcomes.broken_payload(attempt, misfit)
+            return partial(outcomes.broken_payload, attempt, misfit)
+        self.started += 1
         self._board.begin(runner.entry, attempt.job_id, hard_ns)
         token = running_job.set(attempt)
-        try:
-            value = attempt.definition.function(**payload)
-        except BaseException as error:  # noqa: BLE001 - a job may raise anything, the thread lives
-            raised = error
-            return lambda: outcomes.raised(attempt, raised)
-        finally:
-            running_job.reset(token)
-            self._board.end(runner.entry)
-        return lambda: outcomes.complete(attempt, value)
+        value, raised = self._call(runner, attempt, (), payload)
+        running_job.reset(token)
+        self._board.end(runner.entry)
+        if raised is not None:
+            return partial(outcomes.raised, attempt, raised)
+        return partial(outcomes.complete, attempt, value)
 
-    def _bunch(self, bunch: Bunch, hard_ns: int) -> End:
+    def _bunch(self, runner: _Runner, bunch: Bunch, hard_ns: int) -> End:
         outcomes = self._outcomes
         items = Items(bunch)
+        if not items.values:
+            return partial(items.returned, outcomes, None)
+        self.started += len(items.attempts)
         taken = self._board.begin_all(items.attempts, hard_ns)
+        answer, raised = self._call(runner, bunch, (items.values,), {})
+        self._board.end_all(taken)
+        if raised is not None:
+            return partial(items.raised, outcomes, raised)
+        return partial(items.returned, outcomes, answer)
+
+    @staticmethod
+    def _call(
+        runner: _Runner, unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, BaseException | None]:
+        """Call a handler; its time limit may strike anywhere in here, and nowhere else."""
+        value: Any = None
+        raised: BaseException | None = None
         try:
-            answer: Any = bunch.definition.function(items.values) if items.values else None
-        except BaseException as error:  # noqa: BLE001 - as for single jobs
-            raised = error
-            return lambda: items.raised(outcomes, raised)
-        finally:
-            self._board.end_all(taken)
-        return lambda: items.returned(outcomes, answer)
-
-    def _late(self, unit: Unit) -> End:
-        """Return the end of a unit that timed out just when its handler had returned."""
-
-        def end() -> None:
-            for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
-                if not attempt.finished:
-                    self._outcomes.raised(attempt, unit.timeout())
-
-        return end
+            with runner.lock:
+                runner.unit = unit
+            try:
+                value = unit.definition.function(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - a job may raise anything, the thread lives
+                raised = error
+            with runner.lock:
+                runner.unit = None
+            _let_strike()
+        except JobTimedOutError as late:  # it struck when the handler was done
+            raised = late
+        runner.unit = None
+        if unit.timed_out and (raised is None or type(raised) is JobTimedOutError):
+            trace = raised.__traceback__ if raised is not None else None
+            raised = unit.timeout().with_traceback(trace)
+        return value, raised
 
     # --- from threads to the loop ----------------------------------------------------------------
 
@@ -279,6 +301,10 @@ class ThreadLane:
         if rested:
             self.nudge()
             self._gate.settle()
+
+
+def _let_strike() -> None:
+    """Do nothing: what was raised in this thread arrives, at the latest, when a function begins."""
 
 
 def _rest() -> None:

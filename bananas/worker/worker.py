@@ -97,6 +97,8 @@ class Worker:
         self._born_s = time.monotonic()
         self._published: dict[str, int] = {}
         self.epoch = ""
+        self.broken = asyncio.Event()
+        """Set when a part of the worker has ended by itself: the process must be replaced."""
 
         self._settler = Settler(
             broker,
@@ -155,6 +157,18 @@ class Worker:
             loop.create_task(self._tick_for_ever(), name="ticker"),
             loop.create_task(self._reconcile_for_ever(), name="reconciler"),
         ]
+        for part in (self._fetcher, self._settler, self._loop_lane):
+            for task in part.tasks:
+                task.add_done_callback(self._on_end)
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Report a part that has ended: without it the worker would hold jobs and do nothing."""
+        if self._leaving or task.cancelled():
+            return
+        log.critical("the %s has ended", task.get_name(), exc_info=task.exception())
+        self.broken.set()
 
     def quiet(self) -> None:
         """Take no more jobs; those here go on."""
@@ -180,8 +194,9 @@ class Worker:
         await self._fetcher.stop()
         self._release(self._take_waiting())
         await self._wait_for_running()
-        if self._loop_lane.running():
+        if self._loop_lane.running() or self._thread_lane.running():
             self._loop_lane.give_back_running()
+            self._thread_lane.give_back_running()
             self._grace_ends_s = time.monotonic() + _CANCEL_GRACE_S
             await self._wait_for_running()
         await self._leave()

@@ -1,0 +1,48 @@
+"""A bench for every test of a worker."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from servers import Server, available
+from workbench import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+
+@pytest.fixture
+def first_server(_servers: dict[str, Server]) -> Server:
+    """Return the shared server of the preferred kind: what differs by kind, scripts show."""
+    kinds = available()
+    if not kinds:
+        pytest.skip("no server on this machine")
+    if kinds[0] not in _servers:
+        _servers[kinds[0]] = Server(kinds[0]).start()
+    return _servers[kinds[0]]
+
+
+@pytest.fixture
+async def make_bench(
+    first_server: Server, prefix: str
+) -> AsyncIterator[Callable[..., Coroutine[Any, Any, Bench]]]:
+    """Return a maker of a bench with settings of its own; it is closed, and audited, after."""
+    async with AsyncExitStack() as stack:
+
+        async def make(url: str | None = None, **settings: Any) -> Bench:  # noqa: ANN401
+            bench = Bench(url or first_server.url, prefix, **settings)
+            return await stack.enter_async_context(bench)
+
+        yield make
+    with first_server.client() as client:
+        for key in client.scan_iter(f"{prefix}:*", count=1000):
+            client.unlink(key)
+
+
+@pytest.fixture
+async def bench(make_bench: Callable[..., Coroutine[Any, Any, Bench]]) -> Bench:
+    """Return a bench with the usual settings."""
+    return await make_bench()
