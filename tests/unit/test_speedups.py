@@ -336,6 +336,11 @@ class TestScanRecord:
         """A value may nest as deep as the limit and no deeper, however deep the bomb."""
         record = b'{"%b":%b}'
         allowed = record % (member, b"[" * 64 + b"]" * 64)
+        for deep, payload in ((64, b"[" * 64 + b"]" * 64), (1, b"{}"), (3, b'{"a":[{}]}')):
+            own = OWN_RECORD.replace(b'{"x":1}', payload)
+            assert core.scan_record(own, deep)[3] == payload
+            with pytest.raises(ValueError, match=rf"^nested deeper than {deep - 1}$"):
+                core.scan_record(own, deep - 1)
         assert core.scan_record(allowed) is not None
         assert core.scan_record(b'{"payload":{}}', 1)[3] == b"{}"
         for depth in (65, 100_000):
