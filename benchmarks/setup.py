@@ -1,0 +1,46 @@
+"""What one measurement is made with: every knob that a figure depends on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["async", "sync", "inline", "batch"]
+Core = Literal["compiled", "pure"]
+ServerKind = Literal["redis", "valkey"]
+Persistence = Literal["none", "aof"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The knobs.
+
+    Attributes:
+        jobs: How many, in each measurement of throughput.
+        payload_bytes: Of each job, about.
+        procs: Worker processes, `auto` or a number.
+        concurrency: Jobs a worker process runs at a time.
+        retention_s: How long completed records stay; 0 = deleted at once.
+        kind: How the handler runs.
+        core: Compiled, or its twin in Python.
+        server: Which server.
+        persistence: `aof` = append-only file, fsync every second.
+        probes: Jobs, in each measurement of latency.
+        load_per_s: Jobs a second beside the probes, when latency is measured under load.
+    """
+
+    jobs: int = 100_000
+    payload_bytes: int = 200
+    procs: str = "auto"
+    concurrency: int = 10
+    retention_s: int = 0
+    kind: Kind = "async"
+    core: Core = "compiled"
+    server: ServerKind = "redis"
+    persistence: Persistence = "none"
+    probes: int = 300
+    load_per_s: int = 20_000
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the history."""
+        return asdict(self)
