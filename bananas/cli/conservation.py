@@ -90,6 +90,7 @@ async def explain_drift(client: Client) -> Drift:
     """Count all jobs and look through those present for what the counters cannot know."""
     broker = (await client.session()).broker
     audit = await broker.audit()
+    foreign = missing = looked_at = 0
     for _ in range(_ATTEMPTS):
         foreign, missing, looked_at = await _look_through(broker, audit)
         before, audit = audit, await broker.audit()

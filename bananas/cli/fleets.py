@@ -191,9 +191,9 @@ def fleet_settings(ctx: click.Context, app: Application | None = None) -> Settin
     Raises:
         SettingsError: Some are wrong.
     """
-    asked_for = {} if app is None else app.asked_for
+    asked_for: dict[str, Any] = {} if app is None else dict(app.asked_for)
     settings = read_settings(ctx, **asked_for)
-    said = source_of("log_format", given_flags(ctx) | dict(asked_for), load_pyproject())
+    said = source_of("log_format", given_flags(ctx) | asked_for, load_pyproject())
     if said == "default" and sys.stderr.isatty():
         settings = replace(settings, log_format="text")
     leave_variables()

@@ -172,12 +172,12 @@ def source_of(
     for variable in variables_of(field):
         if os.environ.get(variable, "").strip():
             return variable
-    tool: Any = (pyproject or {}).get("tool")
-    table: Any = tool.get("bananas") if isinstance(tool, dict) else None
-    if isinstance(table, dict):
-        stem = field.removesuffix("_bytes").removesuffix("_s")
-        if any(str(key).replace("-", "_") in (field, stem) for key in table):
-            return "pyproject.toml"
+    table: Any = pyproject or {}
+    for key in ("tool", "bananas"):
+        table = table.get(key) or {}
+    keys: set[str] = {key.replace("-", "_") for key in table}
+    if keys & {field, field.removesuffix("_bytes").removesuffix("_s")}:
+        return "pyproject.toml"
     return "default"
 
 

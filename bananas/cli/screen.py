@@ -175,7 +175,7 @@ class _Bar:
 
 @contextmanager
 def progress(
-    what: str, total: float | None, *columns: str, quiet: bool = False
+    what: str, total: float | None, *columns: str, begun: float = 0, quiet: bool = False
 ) -> Generator[Progress]:
     """Show how long work goes on: a bar on a terminal, a line every 10 s elsewhere.
 
@@ -183,6 +183,7 @@ def progress(
         what: Is being done.
         total: Of what `to` counts; None = not known.
         *columns: Names of extra columns, given to each `to`.
+        begun: How much was done before.
         quiet: Show nothing.
     """
     screen = None if quiet else console(err=True)
@@ -209,4 +210,4 @@ def progress(
         shape += [TextColumn("[dim]left"), TimeRemainingColumn(compact=True)]
     with rich.progress.Progress(*shape, console=screen, transient=False) as bar:
         fields: dict[str, Any] = dict.fromkeys(columns, "")
-        yield _Bar(bar, bar.add_task(what, total=total, **fields))
+        yield _Bar(bar, bar.add_task(what, total=total, completed=int(begun), **fields))
