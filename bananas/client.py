@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from bananas.broker import Broker
 from bananas.clock import SYSTEM_CLOCK
-from bananas.deadletters import DeadGroup, DeadLetters, DeadPage
 from bananas.errors import (
     FieldError,
     JobNotFoundError,
@@ -25,10 +24,9 @@ from bananas.errors import (
 )
 from bananas.handle import JobHandle
 from bananas.ids import IdMaker
-from bananas.inspector import Inspector, QueueInfo
 from bananas.keys import Keys, place
-from bananas.producer import Draft, Producer
-from bananas.results import ENDED, Result, Results
+from bananas.results import ENDED, Result
+from bananas.session import Session
 from bananas.settings import Settings
 from bananas.speedups import format_time
 from bananas.stream import Stream, judge
@@ -40,7 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
     from bananas.broker import Audit
+    from bananas.deadletters import DeadGroup, DeadPage
+    from bananas.inspector import QueueInfo
     from bananas.job import Job
+    from bananas.producer import Draft
     from bananas.submission import (
         Report,
         RetryChanges,
@@ -64,30 +65,6 @@ def settings_for(url: str | None, settings: Settings | None) -> Settings:
     if settings is None:
         return Settings.from_sources(os.environ, redis_url=url)
     return settings if url is None else replace(settings, redis_url=url)
-
-
-class Session:
-    """What a client has open in one loop."""
-
-    def __init__(self, broker: Broker, ids: IdMaker, watch: Watch | None) -> None:
-        """Build everything on one broker; nothing is opened yet."""
-        self.loop: Final = asyncio.get_running_loop()
-        self.broker: Final = broker
-        self.watch: Final = watch
-        self.producer: Final = Producer(broker, ids)
-        self.results: Final = Results(broker, watch)
-        self.dead: Final = DeadLetters(broker, self.results)
-        self.inspector: Final = Inspector(broker)
-        self.keeper: asyncio.Task[None] | None = None
-
-    async def keep(self) -> None:
-        """Close everything when cancelled: by us, or by `asyncio.run` as it ends."""
-        try:
-            await self.loop.create_future()
-        finally:
-            if self.watch is not None:
-                await self.watch.close()
-            await self.broker.transport.close()
 
 
 class Client:
@@ -280,7 +257,7 @@ class Client:
         # Subscribed before it is submitted: its end cannot be missed, nor need it be looked for.
         with session.results.watching(job_id) as signal:
             await session.producer.submit(draft._replace(job_id=job_id))
-            result = await session.results.wait(job_id, signal, timeout_s, known=True)
+            result = await session.results.wait(job_id, signal, timeout_s)
         if result is None:
             raise ResultTimeoutError(job_id, timeout_s)
         return result.unwrap()
@@ -316,13 +293,13 @@ class Client:
         if result is not None or wait_s <= 0:
             return result
         with results.watching(job_id) as signal:
-            return await results.wait(job_id, signal, wait_s, known=True)
+            return await results.wait(job_id, signal, wait_s)
 
     async def wait_end(self, job_id: str, timeout_s: float | None) -> Result | None:
         """Wait for the end of a job that was enqueued; one whose record is gone has ended."""
         results = (await self.session()).results
         with results.watching(job_id) as signal:
-            return await results.wait(job_id, signal, timeout_s, known=True)
+            return await results.wait(job_id, signal, timeout_s)
 
     # --- change -------------------------------------------------------------------------------
 

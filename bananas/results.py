@@ -166,8 +166,8 @@ class Results:
         standing, result = await asyncio.gather(self.stand(job_id), self.result(job_id))
         job = standing.job
         if result is None and (job is None or job.status in ENDED):
-            # a script that the server did not know is sent again, behind the read of the result:
-            # the job may have ended between the two
+            # A script that the server did not know is sent again, behind the read of the result:
+            # the job may have ended between the two.
             result = await self.result(job_id)
         if result is not None:
             return result, job
@@ -185,13 +185,13 @@ class Results:
             return nullcontext(Signal())
         return self._watch.open(self._broker.keys.notify(job_id))
 
-    async def wait(
-        self, job_id: str, signal: Signal, timeout_s: float | None, *, known: bool
-    ) -> Result | None:
-        """Wait for a job's end; None = not within `timeout_s` (None = however long).
+    async def wait(self, job_id: str, signal: Signal, timeout_s: float | None) -> Result | None:
+        """Wait for the end of a job that was there; None = not within `timeout_s`.
 
-        Raises:
-            JobNotFoundError: No such job, and not `known`.
+        Args:
+            job_id: Which.
+            signal: Of `watching`.
+            timeout_s: Seconds; None = however long.
         """
         now = asyncio.get_running_loop().time
         until = math.inf if timeout_s is None else now() + timeout_s
@@ -199,10 +199,9 @@ class Results:
             await signal.listening(min(_LISTEN_S, until - now()))
         pause_s = 0.0
         while True:
-            result, job = await self.end(job_id, known=known)
+            result, job = await self.end(job_id, known=True)
             if result is not None:
                 return result
-            known = True
             left_s = until - now()
             if left_s <= 0:
                 return None

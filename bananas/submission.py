@@ -257,7 +257,9 @@ class Drafter:
             PayloadError: Too large or too deep.
             PayloadTypeError: No JSON form.
         """
-        return self.encoder(task)(value)
+        return encode_payload(
+            value, max_bytes=self._max_payload_bytes, max_depth=self._max_depth, task=task
+        )
 
     def encoder(self, task: str | None) -> Callable[[object], bytes]:
         """Return `payload` for one task, without a call between."""

@@ -12,6 +12,7 @@ from bananas.client import Client
 from bananas.errors import BrokerFullError
 from bananas.producer import MAX_CALL_BYTES, MAX_IN_FLIGHT
 from bananas.settings import Settings
+from bananas.stream import LINGER_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -77,6 +78,31 @@ async def test_chunks_are_told_in_order(client: Client) -> None:
     assert report.verdicts is None
 
 
+async def test_an_answer_that_overtakes_another_is_told_after_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of verdicts is that of the items, whatever the order of the answers."""
+    producer = (await client.session()).producer
+    submit_chunk = producer.submit_chunk
+    first = asyncio.Event()
+
+    async def slow_first(drafts: Any) -> Any:  # noqa: ANN401
+        receipt = await submit_chunk(drafts)
+        if first.is_set():
+            return receipt
+        first.set()
+        await asyncio.sleep(0.1)
+        return receipt
+
+    monkeypatch.setattr(producer, "submit_chunk", slow_first)
+    told: list[int] = []
+    await client.submit_many(
+        ({"name": "t"} for _ in range(1600)),
+        on_chunk=lambda verdicts: told.extend(verdict.index for verdict in verdicts),
+    )
+    assert told == list(range(1600))
+
+
 async def test_nothing_gives_an_empty_report(client: Client) -> None:
     """An empty source has an empty report."""
     report = await client.submit_many([])
@@ -126,6 +152,26 @@ async def test_a_stalled_server_stops_the_pulling(make_server: Callable[..., Ser
             assert 0 < pulled <= (MAX_IN_FLIGHT + 2) * MAX_JOBS
         release.set()
         assert (await streaming).accepted == pulled
+
+
+async def test_a_stalled_server_stops_the_sending(make_server: Callable[..., Server]) -> None:
+    """What lingers of a slow source is not sent while the calls in flight have no answer."""
+    server = make_server()
+    release = asyncio.Event()
+
+    async def slow() -> AsyncIterator[dict[str, Any]]:
+        while not release.is_set():
+            yield {"name": "t"}
+            await asyncio.sleep(0.005)
+
+    async with Client(server.url) as client:
+        producer = (await client.session()).producer
+        with server.frozen():
+            streaming = asyncio.ensure_future(client.submit_many(slow(), keep_verdicts=False))
+            await asyncio.sleep(15 * LINGER_S)
+            assert len(producer._in_flight) + len(producer._chunks) == MAX_IN_FLIGHT
+        release.set()
+        await streaming
 
 
 async def test_large_items_are_bounded_by_bytes(client: Client) -> None:
@@ -187,7 +233,7 @@ async def test_a_refused_chunk_ends_the_stream(make_server: Callable[..., Server
     async def endless() -> AsyncIterator[dict[str, Any]]:
         while not over.is_set():
             yield {"name": "t"}
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
 
     async with Client(server.url) as client:
         with server.client() as plain:
@@ -195,7 +241,7 @@ async def test_a_refused_chunk_ends_the_stream(make_server: Callable[..., Server
         with pytest.raises(BrokerFullError):
             await client.submit_many({"name": "t"} for _ in range(10_000))
         with pytest.raises(BrokerFullError):
-            await asyncio.wait_for(client.submit_many(endless()), 10)
+            await asyncio.wait_for(client.submit_many(endless()), 5)
         over.set()
 
 
