@@ -17,7 +17,7 @@ def main() -> None:
 
 def supervisor_main() -> None:
     """Run `bananas-supervisor`, which is `bananas worker`; never returns."""
-    from bananas.cli.root import guarded  # noqa: PLC0415
+    from bananas.cli.root import CONTEXT, guarded  # noqa: PLC0415
     from bananas.cli.worker import worker  # noqa: PLC0415
 
-    guarded(worker, prog_name="bananas-supervisor")
+    guarded(worker, prog_name="bananas-supervisor", **CONTEXT)

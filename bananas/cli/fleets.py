@@ -20,7 +20,7 @@ import click
 
 from bananas import log as logs
 from bananas.cli.options import (
-    connection,
+    fleet_connection,
     given_flags,
     leave_variables,
     read_settings,
@@ -73,7 +73,7 @@ api_flags: Final = stacked(
 
 fleet_flags: Final = stacked(
     setting("--shutdown-grace", field="shutdown_grace_s", metavar="TIME"),
-    connection,
+    fleet_connection,
     logging_flags,
 )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from bananas.cli import exits
 from bananas.errors import UsageError
 from bananas.settings import Settings, load_pyproject, parse_duration
 
@@ -53,13 +54,30 @@ class Duration(_Type):
 
 
 class Flag(click.Option):
-    """An option of one command, with a variable of its own."""
+    """An option of one command, with a variable of its own, named as the option is."""
 
     def __init__(self, *args: Any, **attrs: Any) -> None:  # noqa: ANN401 - click's
-        """Show the variable in the help."""
-        attrs.setdefault("show_envvar", True)
-        attrs.setdefault("show_default", "default" in attrs and attrs["default"] is not None)
+        """Keep what the help is to say beside the variable."""
+        default = attrs.get("default")
+        self._shown_default = None if attrs.pop("show_default", True) is False else default
         super().__init__(*args, **attrs)
+
+    def variable(self, ctx: click.Context) -> str:
+        """Return the variable's name."""
+        word = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        return f"{ctx.auto_envvar_prefix or VARIABLE_PREFIX.removesuffix('_')}_{word}"
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Read the variable; an empty one counts as not set."""
+        return os.environ.get(self.variable(ctx)) or None
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Add the variable and the default."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        shown = "" if self._shown_default in (None, False) else f"; default: {self._shown_default}"
+        return record[0], f"{record[1]}  [env var: {self.variable(ctx)}{shown}]"
 
 
 class SettingFlag(click.Option):
@@ -118,12 +136,24 @@ def stacked(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return decorate
 
 
-connection: Final = stacked(
-    setting("--redis-url", field="redis_url", metavar="URL"),
+_place: Final = stacked(
     setting("--key-prefix", field="key_prefix", metavar="PREFIX"),
     setting("--data-dir", field="data_dir", metavar="FOLDER"),
 )
-"""Which server, and where on it."""
+
+fleet_connection: Final = stacked(setting("--redis-url", field="redis_url", metavar="URL"), _place)
+"""Which server, and where on it, for those who start one if there is none."""
+
+connection: Final = stacked(
+    setting(
+        "--redis-url",
+        field="redis_url",
+        metavar="URL",
+        help="The server; unset, the embedded one that runs on the data folder",
+    ),
+    _place,
+)
+"""Which server, and where on it, for those who need one that runs."""
 
 as_json: Final = flag("--json", "json_output", is_flag=True, help="Print JSON.")
 """For machines."""
@@ -194,10 +224,12 @@ def confirm(question: str, *, yes: bool) -> None:
 
     Raises:
         NotOnTerminalError: There is no terminal to ask on.
-        click.Abort: The answer is no.
+        click.exceptions.Exit: The answer is no.
     """
     if yes:
         return
     if not os.isatty(0):
         raise NotOnTerminalError(f"{question} (no terminal to ask on: say --yes)")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(exits.FAILED)

@@ -18,9 +18,7 @@ from bananas.cli import exits
 from bananas.cli.options import VARIABLE_PREFIX
 from bananas.errors import (
     BananasError,
-    BrokerDeniedError,
     BrokerError,
-    BrokerUnavailableError,
     EmbeddedServerError,
     ResultTimeoutError,
     UsageError,
@@ -71,7 +69,7 @@ def explain(error: BananasError) -> int:
             return exits.TIMED_OUT
         case UsageError():
             return exits.USAGE
-        case BrokerUnavailableError() | BrokerDeniedError() | EmbeddedServerError() | BrokerError():
+        case BrokerError() | EmbeddedServerError() | ConnectionError():
             return exits.NO_SERVER
         case _:
             return exits.FAILED
@@ -170,6 +168,12 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
+CONTEXT: Final[dict[str, Any]] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+}
+"""How every command shows its help."""
+
 _HELP: Final = """\
 A distributed task queue on Redis, for very many jobs through few cores.
 
@@ -181,7 +185,7 @@ New here?   bananas up yourmodule:app
 
 @click.group(
     cls=Root,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
     help=_HELP,
     epilog="Every setting has a variable, BANANAS_<NAME>; `bananas doctor` shows them all.",
 )

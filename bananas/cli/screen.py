@@ -7,9 +7,11 @@ made harmless first. Without rich, which is an extra, everything is plain.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
@@ -94,8 +96,14 @@ def age(seconds: float | None) -> str:
     return f"{days}d {hours}h"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-    """Print a table; a column whose name begins with ">" is set to the right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table.
+
+    Args:
+        columns: Their names. One that begins with ">" is set to the right; the one named
+            "error" is folded where there is no room, all others stay whole.
+        rows: The cells.
+    """
     names = [name.removeprefix(">") for name in columns]
     right = [name.startswith(">") for name in columns]
     cells = [[harmless(cell).replace("\n", " ") for cell in row] for row in rows]
@@ -105,15 +113,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+        drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name, is_right in zip(names, right, strict=True):
-            drawn.add_column(name, justify="right" if is_right else "left", overflow="fold")
+            drawn.add_column(
+                name,
+                justify="right" if is_right else "left",
+                overflow="fold",
+                no_wrap=name != "error",
+            )
         for row in cells:
             drawn.add_row(*map(Text, row))
         screen.print(drawn)
         return
-    if title:
-        click.echo(title)
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     for row in (names, *cells):
         padded = [
@@ -124,10 +135,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
 
 
 def members(pairs: Sequence[tuple[str, str]], *, indent: str = "") -> None:
-    """Print names with their values, one a line; further lines of a value stand below it."""
+    """Print names with their values, one a line; what has no room there stands below it."""
     width = max((len(name) for name, _ in pairs), default=0)
+    room = 10_000
+    if sys.stdout.isatty():
+        room = max(20, shutil.get_terminal_size().columns - len(indent) - width - 2)
     for name, value in pairs:
-        lines = harmless(value).split("\n")
+        lines = [
+            part
+            for line in harmless(value).split("\n")
+            for part in wrap(line, room, replace_whitespace=False, drop_whitespace=False) or [""]
+        ]
         click.echo(f"{indent}{click.style(name.ljust(width), dim=True)}  {lines[0]}")
         for line in lines[1:]:
             click.echo(f"{indent}{' ' * width}  {line}")
