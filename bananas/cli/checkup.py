@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from bananas import embedded
 from bananas.cli.conservation import explain_drift
-from bananas.cli.screen import age, count
+from bananas.cli.screen import age, count, jobs
 from bananas.cli.session import NoServerError, located, opened, run
 from bananas.errors import BananasError, EmbeddedServerError
 from bananas.settings import available_cores, format_size, redacted_url
@@ -305,7 +305,7 @@ async def _judge_work(report: Report, client: Client) -> None:
     )
     if stats["waiting"] and not alive:
         report.blame(
-            f"{count(stats['waiting'])} jobs wait and no worker runs", "bananas worker module:app"
+            f"no worker runs, and {jobs(stats['waiting'])} are waiting", "bananas worker module:app"
         )
     if lapsed:
         report.advise(
@@ -313,7 +313,7 @@ async def _judge_work(report: Report, client: Client) -> None:
             "any warden or scheduler takes their jobs back; is one running?",
         )
     if stats["dead"]:
-        report.advise(f"{count(stats['dead'])} jobs have failed for good", "bananas dead groups")
+        report.advise(f"{jobs(stats['dead'])} in the dead-letter queue", "bananas dead groups")
     broker = (await client.session()).broker
     overdue = await broker.transport.command(
         "ZRANGE", broker.keys.scheduled, 0, 0, "WITHSCORES", repeat=True
@@ -333,7 +333,7 @@ async def _judge_audit(report: Report, client: Client) -> None:
     report.audit = drift.facts()
     if drift.unexplained:
         report.blame(
-            f"{count(abs(drift.unexplained))} jobs are {drift.direction} than the counters say",
+            f"{jobs(abs(drift.unexplained))} {drift.direction} than the counters say",
             drift.advice,
         )
     elif drift.foreign:

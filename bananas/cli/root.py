@@ -58,11 +58,11 @@ COMMANDS: Final[dict[str, Entry]] = {
 }
 
 
-def explain(error: BananasError) -> int:
+def explain(error: Exception) -> int:
     """Print an error for a person; returns the status to leave with."""
     click.secho("error: ", fg="red", bold=True, err=True, nl=False)
     click.echo(_plain(str(error)), err=True)
-    if error.hint:
+    if isinstance(error, BananasError) and error.hint:
         click.echo(f"hint: {_plain(error.hint)}", err=True)
     match error:
         case ResultTimeoutError():

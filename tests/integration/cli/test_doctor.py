@@ -96,7 +96,7 @@ def test_a_replica_is_wrong(make_server: Callable[..., Server]) -> None:
 def test_jobs_that_nobody_takes_are_wrong(alone: Bananas) -> None:
     """Waiting jobs without workers, and due jobs without a scheduler."""
     alone("enqueue", "a")
-    assert "1 jobs wait and no worker runs" in findings(alone("doctor", "--json"), "wrong")
+    assert "no worker runs, and 1 job" in findings(alone("doctor", "--json"), "wrong")
 
 
 def test_due_jobs_without_a_scheduler_are_wrong(
@@ -148,7 +148,7 @@ def test_a_lost_job_is_found(alone: Bananas, alone_prefix: str, raw: Redis) -> N
     result, audit = audit_of(alone)
     assert result.exit_code == exits.FAILED
     assert (audit["drift"], audit["unexplained"]) == (-1, -1)
-    assert "1 jobs are fewer than the counters say" in findings(result, "wrong")
+    assert "1 job fewer than the counters say" in findings(result, "wrong")
 
 
 def test_a_missing_record_is_found(alone: Bananas, alone_prefix: str, raw: Redis) -> None:

@@ -160,7 +160,7 @@ def test_an_error_has_the_status_of_its_family(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Scripts can tell whose fault it was from the status alone."""
-    assert explain(error) == status  # type: ignore[arg-type]
+    assert explain(error) == status
     assert str(error) in capsys.readouterr().err
 
 
