@@ -9,6 +9,7 @@ import stat
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,42 +232,38 @@ class Ingestion:
     # --- over HTTP --------------------------------------------------------------------------------
 
     def _post(self, file: BinaryIO, shape: Shape, url: str) -> None:
+        """Have one chunk under way while the next is being read."""
         token = self._settings.api_token
-        lines: list[bytes] = []
-        judged: list[_Judged | None] = []  # None = for the API to judge
-        size = 0
-        with Poster(url, None if token is None else token.reveal()) as poster:
-            for row in self._rows(file):
-                try:
-                    line = shape.wire(row)
-                except (FieldError, PayloadError, PayloadTypeError) as error:
-                    found = rejection(0, error)
-                    judged.append(found)
-                else:
-                    judged.append(None)
-                    lines.append(line)
-                    size += len(line)
-                if len(judged) >= _POST_LINES or size >= _POST_BYTES:
-                    self._post_chunk(poster, lines, judged)
-                    lines, judged, size = [], [], 0
-            self._post_chunk(poster, lines, judged)
+        poster = Poster(url, None if token is None else token.reveal())
+        under_way: _Posted | None = None
+        chunk = _Chunk()
+        with poster, ThreadPoolExecutor(1, "bananas-post") as thread:
+            try:
+                for row in self._rows(file):
+                    chunk.add(row, shape)
+                    if chunk.is_full:
+                        self._land(under_way)
+                        under_way, chunk = _Posted(chunk, poster, thread), _Chunk()
+                self._land(under_way)
+                under_way = _Posted(chunk, poster, thread)
+                self._land(under_way)
+            except BaseException:
+                poster.abort()
+                if under_way is not None:
+                    wait([under_way.future])
+                    self._enter(under_way.verdicts())
+                raise
 
-    def _post_chunk(self, poster: Poster, lines: list[bytes], judged: list[_Judged | None]) -> None:
-        """Have a chunk judged, and enter each row's verdict in the order of the rows."""
-        left = deque(judged)
+    def _land(self, posted: _Posted | None) -> None:
+        """Wait for a chunk's verdicts, and enter them.
 
-        def took(answers: list[Answer]) -> None:
-            entered: list[_Judged] = []
-            for answer in answers:
-                while left and (known := left[0]) is not None:
-                    entered.append(known)
-                    left.popleft()
-                left.popleft()
-                entered.append(answer)
-            self._enter(entered)
-
-        poster.post(lines, took)
-        self._enter([known for known in left if known is not None])
+        Raises:
+            ApiUnavailableError: Some never came.
+            ApiRefusedError: None will.
+        """
+        if posted is not None:
+            posted.future.result()
+            self._enter(posted.verdicts())
 
     # --- both -------------------------------------------------------------------------------------
 
@@ -299,6 +296,50 @@ class Ingestion:
             rows=f"{screen.count(progress.rows)} rows{rejected}",
             rate=f"{screen.count(self.rows / elapsed_s)}/s",
         )
+
+
+class _Chunk:
+    """Rows for one request: those that the API is to judge, and those judged here."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.judged: list[_Judged | None] = []  # by row; None = for the API
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.judged) >= _POST_LINES or self._bytes >= _POST_BYTES
+
+    def add(self, row: Row, shape: Shape) -> None:
+        try:
+            line = shape.wire(row)
+        except (FieldError, PayloadError, PayloadTypeError) as error:
+            self.judged.append(rejection(0, error))
+        else:
+            self.judged.append(None)
+            self.lines.append(line)
+            self._bytes += len(line)
+
+
+class _Posted:
+    """A chunk on its way, in a thread; its verdicts are taken once, when it has ended."""
+
+    def __init__(self, chunk: _Chunk, poster: Poster, thread: ThreadPoolExecutor) -> None:
+        self._answers: list[Answer] = []
+        self._judged = deque(chunk.judged)
+        self.future = thread.submit(poster.post, chunk.lines, self._answers.extend)
+
+    def verdicts(self) -> list[_Judged]:
+        """Return the verdicts there are, in the order of the rows, without a gap."""
+        answers = iter(self._answers)
+        found: list[_Judged] = []
+        while self._judged:
+            verdict = self._judged.popleft() or next(answers, None)
+            if verdict is None:
+                break
+            found.append(verdict)
+        self._judged.clear()
+        return found
 
 
 @contextmanager

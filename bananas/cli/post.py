@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
@@ -72,6 +75,15 @@ class Poster:
             self._headers["Authorization"] = f"Bearer {token}"
         self._label = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._patience_s = patience_s
+        self._aborted = threading.Event()
+
+    def abort(self) -> None:
+        """Have `post`, which another thread is in, end soon with an error."""
+        self._aborted.set()
+        sock = self._connection.sock
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         """Do nothing: it connects when first used."""
@@ -111,9 +123,9 @@ class Poster:
             if again is None:
                 continue
             self._connection.close()
-            if time.monotonic() > until_s:
+            if self._aborted.is_set() or time.monotonic() > until_s:
                 raise ApiUnavailableError(f"{self._label} takes no jobs: {again.why}")
-            time.sleep(min(_TIMEOUT_S, again.delay_s or pause_s))
+            self._aborted.wait(min(_TIMEOUT_S, again.delay_s or pause_s))
             pause_s = min(2 * pause_s, _LONGEST_S)
 
     def _send(self, lines: Sequence[bytes], answers: list[Answer]) -> None:
