@@ -34,7 +34,7 @@ def need_http() -> None:
 @fleet_flags
 @click.pass_context
 def api(ctx: click.Context) -> None:
-    """Serve the HTTP API: jobs, batches, results, health and metrics.
+    """Serve the HTTP API: jobs, batches, results, failed jobs, counters, health.
 
     BANANAS_API_TOKEN is the bearer token it demands; without one it listens on loopback only.
     """

@@ -77,6 +77,8 @@ def _run(application: Application, settings: Settings) -> int:
     waiting = {spec.role: spec.count for spec in specs if not spec.execs}
 
     def tell(event: Event) -> None:
+        if event.kind == "draining":
+            ending.append(event)
         # The news of an orderly start and end are told by us, in fewer words.
         if event.level > logging.INFO or settings.log_level == "debug" or not (waiting or ending):
             log_event(event)
@@ -87,7 +89,6 @@ def _run(application: Application, settings: Settings) -> int:
                 waiting.clear()
                 click.secho("ready", fg="green", bold=True)
         elif event.kind == "draining":
-            ending.append(event)
             click.echo(
                 f"stopping: running jobs have {format_duration(settings.shutdown_grace_s)}; "
                 "once more to leave at once"
