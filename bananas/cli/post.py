@@ -44,6 +44,10 @@ class Answer(NamedTuple):
     rule: str | None = None
 
 
+_TAKEN: Final = Answer("accepted")
+_ACCEPTED: Final = b'"status":"accepted"}'  # as the API writes it; else it is read as JSON
+
+
 class _Again(Exception):  # noqa: N818 - no error yet
     """Try once more, not before `delay_s`, if it says so."""
 
@@ -140,7 +144,14 @@ class Poster:
         response = self._connection.getresponse()
         if response.status != _OK:
             self._judge_refusal(response, response.read())
-        for line in response:
+        try:
+            data = response.read()
+        except http.client.IncompleteRead as broken:
+            data = broken.partial.rpartition(b"\n")[0]
+        for line in data.splitlines():
+            if line.endswith(_ACCEPTED):
+                answers.append(_TAKEN)
+                continue
             members = self._members(line)
             if "line" not in members:  # a problem ends the answer
                 raise _Again(str(members.get("detail") or members.get("title") or "broke off"))

@@ -128,6 +128,8 @@ class Shape:
         self._max_payload_bytes = max_payload_bytes
         self._max_depth = max_depth
         self._max_line_bytes = max_line_bytes(max_payload_bytes)
+        # A task's name and options as JSON, without the end: ids need no escape.
+        self._head = json.dumps({"name": task} | self._options)[:-1].encode() + b","
         self._form = None if task is None else drafter.form(validate_name(task), options)
 
     def draft(self, row: Row) -> Draft:
@@ -157,10 +159,8 @@ class Shape:
             )
         line = self._line(row)
         check_json(line, max_bytes=self._max_payload_bytes, max_depth=self._max_depth)
-        head = json.dumps(
-            {"name": self._task, "id": self._id(row.number, self._task, line)} | self._options
-        )
-        return b'%b,"payload":%b}' % (head[:-1].encode(), line)
+        job_id = self._id(row.number, self._task, line)
+        return b'%b"id":"%b","payload":%b}' % (self._head, job_id.encode(), line)
 
     def _line(self, row: Row) -> bytes:
         if row.line is None:
