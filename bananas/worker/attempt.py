@@ -64,11 +64,24 @@ class Attempt:
         "timed_out",
     )
 
-    def __init__(self, held: Held, definition: Definition, crashes: int, limit_s: float) -> None:
+    def __init__(  # noqa: PLR0913 - an object between them would cost every job one more
+        self,
+        lease: Lease,
+        job_id: bytes,
+        job: Job,
+        definition: Definition,
+        limit_s: float,
+        *,
+        crashes: int = 0,
+        foreign: bool = False,
+    ) -> None:
         """Hold what a run needs; nothing is decoded yet."""
-        self.lease, self.job_id, self.job, self.foreign = held
+        self.lease = lease
+        self.job_id = job_id
+        self.job = job
         self.definition = definition
         self.crashes = crashes
+        self.foreign = foreign
         self.soft_limit_s = limit_s
         self.started_s = 0.0
         self.finished = False

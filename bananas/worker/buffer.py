@@ -44,11 +44,13 @@ class Buffer:
 
     def pop(self) -> Unit | None:
         """Return the next unit, or None."""
+        # A look first: to catch an error costs 0.2 us, and the first queue is mostly empty.
         for queue in (self._high, self._normal, self._low):
-            try:
-                return queue.popleft()
-            except IndexError:
-                continue
+            if queue:
+                try:
+                    return queue.popleft()
+                except IndexError:  # another thread was faster
+                    continue
         return None
 
     def pop_last(self) -> Unit | None:
