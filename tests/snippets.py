@@ -20,6 +20,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).parents[1]
-DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS: Final = (
+    ROOT / "README.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 RUN: Final = ("python", "console")
 """Languages whose blocks say how they are run."""
 
@@ -196,6 +201,9 @@ class Reader:
     def follow(self, document: Path) -> int:
         """Do all that a document asks for; returns how many blocks that were."""
         found = [block for block in blocks(document) if "shown" not in block.options]
+        if document.parent != ROOT:
+            for source in document.parent.glob("*.py"):
+                shutil.copy(source, self.folder)
         for block in found:
             if "file" in block.options:
                 path = self.folder / block.options["file"]
