@@ -79,6 +79,12 @@ def _run(application: Application, settings: Settings) -> int:
     def tell(event: Event) -> None:
         if event.kind == "draining":
             ending.append(event)
+        if event.kind == "draining":
+            ending.append(event)
+            click.echo(
+                f"stopping: running jobs have {format_duration(settings.shutdown_grace_s)}; "
+                "once more to leave at once"
+            )
         # The news of an orderly start and end are told by us, in fewer words.
         if event.level > logging.INFO or settings.log_level == "debug" or not (waiting or ending):
             log_event(event)
@@ -88,11 +94,6 @@ def _run(application: Application, settings: Settings) -> int:
             if all(count <= 0 for count in waiting.values()):
                 waiting.clear()
                 click.secho("ready", fg="green", bold=True)
-        elif event.kind == "draining":
-            click.echo(
-                f"stopping: running jobs have {format_duration(settings.shutdown_grace_s)}; "
-                "once more to leave at once"
-            )
 
     table = Table.create(slots_needed(specs), settings.begun_entries)
     supervisor = Supervisor(specs, table, grace_s=settings.shutdown_grace_s, on_event=tell)
