@@ -7,6 +7,7 @@ exit status; what it raises before it is ready is a boot failure.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from contextlib import asynccontextmanager
@@ -121,6 +122,10 @@ def worker_body(
                 if warden is not None:
                     warden.start()
                     await _notice_deaths(child, warden)
+                # What stands by now stays: collections that walk it anew cost each no-op job
+                # a tenth of its CPU (10.1 us against 11.0).
+                gc.collect()
+                gc.freeze()
                 crash = asyncio.ensure_future(_crash_with(worker))
                 child.ready()
                 await drain_or_cut(leave, worker.stop, settings.shutdown_grace_s)
