@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from bananas import embedded
 from bananas.cli.conservation import explain_drift
 from bananas.cli.screen import age, count, jobs
 from bananas.cli.session import NoServerError, located, opened, run
+from bananas.embedded import find_server
 from bananas.errors import BananasError, EmbeddedServerError
 from bananas.settings import available_cores, format_size, redacted_url
 from bananas.speedups import COMPILED
@@ -170,7 +170,7 @@ def _look_for_binary(report: Report, settings: Settings, error: NoServerError) -
     report.facts["server"] = "none runs"
     report.blame(str(error), error.hint or "")
     try:
-        binary = embedded.find_server()
+        binary = find_server()
     except EmbeddedServerError as missing:
         report.blame("no server is installed either", missing.hint or str(missing))
     else:

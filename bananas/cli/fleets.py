@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from bananas import log as logs
 from bananas.cli.options import (
     fleet_connection,
     given_flags,
@@ -29,6 +28,7 @@ from bananas.cli.options import (
     stacked,
 )
 from bananas.errors import SettingsError, UsageError
+from bananas.log import configure
 from bananas.settings import Settings, load_pyproject
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def fleet_settings(ctx: click.Context, app: Application | None = None) -> Settin
     if said == "default" and sys.stderr.isatty():
         settings = replace(settings, log_format="text")
     leave_variables()
-    logs.configure(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format)
     return settings
 
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bananas import embedded
 from bananas.cli.bench_tasks import app, nothing, stamp
 from bananas.cli.options import VARIABLE_PREFIX, variables_of
 from bananas.cli.screen import jobs, note, progress
 from bananas.cli.session import run
+from bananas.embedded import start
 from bananas.errors import BananasError
 from bananas.settings import Settings, available_cores
 from bananas.speedups import COMPILED
@@ -97,7 +97,7 @@ def measure(
     """
     folder = Path(tempfile.mkdtemp(prefix="bananas-bench-"))
     try:
-        with embedded.start(folder / "redis") as server:
+        with start(folder / "redis") as server:
             settings = Settings.from_sources({}, redis_url=server.url, procs=procs)
             app.configure(settings)
             conditions = {

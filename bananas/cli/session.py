@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from bananas import embedded
 from bananas.broker import Broker
 from bananas.client import Client
+from bananas.embedded import running
 from bananas.errors import BananasError
 from bananas.keys import Keys
 from bananas.transport import Transport
@@ -50,7 +50,7 @@ def located(settings: Settings) -> Settings:
     """
     if settings.redis_url is not None:
         return settings
-    server = embedded.running(settings.data_dir)
+    server = running(settings.data_dir)
     if server is None:
         error = NoServerError(
             "no server: BANANAS_REDIS_URL is not set, and no embedded server runs on "

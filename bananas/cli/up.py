@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -95,8 +96,19 @@ def _run(application: Application, settings: Settings) -> int:
                 waiting.clear()
                 click.secho("ready", fg="green", bold=True)
 
+    class OnTerminal(Supervisor):
+        """Ends with its terminal; elsewhere the hang-up signal means a rolling restart."""
+
+        had_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+        def handle_hup(self) -> None:
+            if self.had_terminal and not os.isatty(0):
+                self.handle_term()
+            else:
+                super().handle_hup()
+
     table = Table.create(slots_needed(specs), settings.begun_entries)
-    supervisor = Supervisor(specs, table, grace_s=settings.shutdown_grace_s, on_event=tell)
+    supervisor = OnTerminal(specs, table, grace_s=settings.shutdown_grace_s, on_event=tell)
     sys.stdout.flush()
     try:
         return supervisor.run()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +19,7 @@ import pytest
 
 from bananas import embedded
 from bananas.cli import exits
-from command_line import APP, Program, plain_environ, program
+from command_line import APP, Program, plain_environ, program, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,3 +251,31 @@ def test_the_bench_measures_real_workers(folder: Path) -> None:
     shown = bananas(folder, "bench", "--jobs", "1000", "--samples", "10", "--procs", "1")
     assert "enqueue_many" in shown.stdout
     assert "conditions" in shown.stdout
+
+
+def test_it_ends_with_its_terminal(folder: Path) -> None:
+    """Closing the window is no rolling restart: nothing is left that nobody sees."""
+    pytest.importorskip("uvicorn")
+    master, slave = os.openpty()
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bananas", "up", "shop:app", "--procs", "1", "--port", "0"],
+            cwd=folder,
+            env=plain_environ(BANANAS_DATA_DIR=str(folder / "data")),
+            stdin=slave,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        )
+    os.close(slave)
+    try:
+        until(lambda: b"\nready\n" in log.read_bytes(), seconds=30)
+        os.close(master)
+        assert process.wait(20) == exits.OK
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert embedded.running(folder / "data") is None
