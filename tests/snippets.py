@@ -52,8 +52,8 @@ _COMMANDS: Final = {
     "bananas-supervisor": "-c 'from bananas.cli import supervisor_main; supervisor_main()'",
 }
 _PORTS: Final = ("8080", "8000")
-_COMMAND_S: Final = 20.0
-_START_S: Final = 20.0
+_COMMAND_S: Final = 30.0
+_START_S: Final = 30.0
 _STOP_S: Final = 15.0
 
 

@@ -219,7 +219,9 @@ async def _info(client: Client) -> dict[str, str]:
 def _judge_version(report: Report, info: dict[str, str]) -> None:
     valkey = info.get("valkey_version")
     name, text = ("valkey", valkey) if valkey else ("redis", info.get("redis_version", "?"))
-    report.facts["server version"] = f"{name} {text}, {info.get('redis_mode', '?')}"
+    report.facts["server version"] = (
+        f"{name} {text}, {info.get('server_mode') or info.get('redis_mode', '?')}"
+    )
     oldest = _OLDEST_VALKEY if valkey else _OLDEST_REDIS
     numbers = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
     if numbers < oldest:

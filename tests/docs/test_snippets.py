@@ -19,6 +19,8 @@ FOLLOWED = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("document", FOLLOWED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_document_does_what_it_says(document: Path, tmp_path: Path) -> None:
     """Every command of a document prints what stands there, in order, in one fresh folder."""
