@@ -38,13 +38,8 @@ def commands() -> str:
 def contexts() -> Iterator[click.Context]:
     """Yield a context for each command that does something, in the order of the help."""
     prefix = VARIABLE_PREFIX.removesuffix("_")
-    root = click.Context(
-        cli,
-        info_name="bananas",
-        auto_envvar_prefix=prefix,
-        terminal_width=WIDTH,
-        max_content_width=WIDTH,
-    )
+    shape = {**cli.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    root = click.Context(cli, info_name="bananas", auto_envvar_prefix=prefix, **shape)
     for name in cli.list_commands(root):
         yield from _below(root, name)
 
