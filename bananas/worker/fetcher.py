@@ -36,6 +36,7 @@ ROOM_BYTES: Final = 1 << 20
 _SMOOTHING_S: Final = 0.5
 _MOMENT_S: Final = 0.001
 _PAUSE_S: Final = 0.5
+_STOP_S: Final = 2.0
 _WAKE_MARGIN_S: Final = 5.0
 
 
@@ -122,10 +123,14 @@ class Fetcher:
         self._stirred.set()
 
     async def stop(self) -> None:
-        """Ask for nothing more; an answer under way is still admitted."""
+        """Ask for nothing more; an answer under way is still admitted if it comes soon."""
         self._stopping = True
         self.stir()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.tasks:
+            # what an answer that nobody awaits would bring goes back with the epoch
+            _, late = await asyncio.wait(self.tasks, timeout=_STOP_S)
+            for task in late:
+                task.cancel()
 
     def ahead(self) -> int:
         """Return how many jobs may wait here beside those that run."""

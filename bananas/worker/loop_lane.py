@@ -21,15 +21,25 @@ from bananas.worker.buffer import Buffer
 from bananas.worker.bunches import Items
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bananas.worker.attempt import Unit
     from bananas.worker.begun import BegunBoard
     from bananas.worker.gate import Gate
     from bananas.worker.outcomes import Outcomes
 
-SLICE: Final = 32
+SLICE: Final = 64
 """Jobs a runner does before others get the loop: about 0.1 ms of no-ops."""
 
 _STOP_S: Final = 0.5
+
+
+class _SpoiledError(Exception):
+    """The task of this runner was cancelled by a handler: who awaits in it next would be hit."""
+
+
+def _ignore(_task: asyncio.Task[None]) -> None:
+    """Do nothing."""
 
 
 class LoopLane:
@@ -53,11 +63,14 @@ class LoopLane:
         self._held = False
         self._alone: deque[Unit] = deque()
         self._resting: deque[asyncio.Future[None]] = deque()
-        self._stopping = False
         self.tasks: list[asyncio.Task[None]] = []
+        self.on_end: Callable[[asyncio.Task[None]], None] = _ignore
+        """Told of each runner that has ended; set before the start."""
         self._current: list[Unit | None] = [None] * runners
         self._runners = runners
         self._woken = 0
+        self._pausing = 0
+        self._looking = False
         self.busy = 0
         self.started = 0
         self.lease_until_s = float("inf")
@@ -65,12 +78,8 @@ class LoopLane:
 
     def start(self) -> None:
         """Start the runners."""
-        loop = asyncio.get_running_loop()
         self.busy = self._runners
-        self.tasks = [
-            loop.create_task(self._run(index), name=f"runner {index}")
-            for index in range(self._runners)
-        ]
+        self.tasks = [self._spawn(index) for index in range(self._runners)]
 
     # --- what the worker does with it ------------------------------------------------------------
 
@@ -84,7 +93,7 @@ class LoopLane:
 
     def nudge(self) -> None:
         """Wake a runner; each wakes the next while work is left, so no-op jobs wake few."""
-        if not self._held and not self._woken and len(self._buffer):
+        if not (self._held or self._woken or self._pausing) and len(self._buffer):
             self._wake_one()
 
     def hold(self) -> None:
@@ -145,7 +154,6 @@ class LoopLane:
 
     async def stop(self) -> None:
         """End the runners; one whose handler refuses to be cancelled is left behind."""
-        self._stopping = True
         for task in self.tasks:
             task.cancel()
         if self.tasks:
@@ -162,36 +170,46 @@ class LoopLane:
                 self._woken += 1
                 return
 
+    def _spawn(self, index: int) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._stay(index), name=f"runner {index}")
+        task.add_done_callback(self.on_end)
+        return task
+
+    async def _stay(self, index: int) -> None:
+        """Run; a runner that its handler has cancelled hands over to a new one."""
+        try:
+            await self._run(index)
+        except _SpoiledError:
+            self.tasks[index] = self._spawn(index)
+            raise asyncio.CancelledError from None
+
     async def _rest(self) -> None:
+        _check_cancelled()
         self.busy -= 1
-        woken = False
-        while not woken:
-            resting = asyncio.get_running_loop().create_future()
-            self._resting.append(resting)
-            self._gate.settle()
-            try:
-                await resting
-            except asyncio.CancelledError:
-                self._outlive()
-            woken = not resting.cancelled()
+        resting = asyncio.get_running_loop().create_future()
+        self._resting.append(resting)
+        self._gate.settle()
+        await resting
         self._woken -= 1
 
     async def _pause(self) -> None:
+        _check_cancelled()
+        self._pausing += 1
         try:
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self._outlive()
+        finally:
+            self._pausing -= 1
 
-    def _outlive(self) -> None:
-        """Go on after a cancellation that a handler left behind by cancelling its own task."""
-        if self._stopping:
-            raise asyncio.CancelledError
-        _forget_cancellation()
+    def _look(self) -> None:
+        """Wake a runner for what those at work have left in the buffer."""
+        self._looking = False
+        self.nudge()
 
     async def _run(self, index: int) -> None:
         """One runner: from the buffer to an outcome, for ever."""
         buffer = self._buffer
         pop = buffer.pop
+        call_soon = asyncio.get_running_loop().call_soon
         left = SLICE
         while True:
             if left == 0:  # before a unit is taken: what is taken is begun at once
@@ -207,17 +225,20 @@ class LoopLane:
             if now_s >= self.lease_until_s:
                 self._put_back(unit)
                 continue
-            if self._resting and not self._woken and not self._held and len(buffer):
-                self._wake_one()
+            if self._resting and not self._looking and len(buffer):
+                self._looking = True
+                call_soon(self._look)
             unit.started_s = now_s
             self._current[index] = unit
             if isinstance(unit, Attempt):
-                await self._attempt(index, unit, now_s)
+                cut = await self._attempt(index, unit, now_s)
             else:
-                await self._bunch(unit, now_s)
+                cut = await self._bunch(unit, now_s)
             self._current[index] = None
             if unit.timed_out or unit.giving_back:
                 _forget_cancellation()
+            elif cut:
+                _check_cancelled()
 
     def _next_alone(self) -> Unit | None:
         return self._alone.popleft() if self._alone else None
@@ -231,18 +252,20 @@ class LoopLane:
         else:
             self._buffer.put_first(unit)
 
-    async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> None:
+    async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> bool:
+        """Run a job; True = a cancellation ended it, perhaps one that was meant for its task."""
+        cut = False
         definition = attempt.definition
         outcomes = self._outcomes
         try:
             payload = decode_payload(attempt.job.payload_json)
         except DecodeError as error:
             outcomes.broken_payload(attempt, error)
-            return
+            return False
         if type(payload) is not dict:
             misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
             outcomes.broken_payload(attempt, misfit)
-            return
+            return False
         hard_ns = int((now_s + attempt.soft_limit_s + self._hard_grace_s) * 1e9)
         self._board.begin(index, attempt.job_id, hard_ns)
         self.started += 1
@@ -253,6 +276,7 @@ class LoopLane:
                 value = await value
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
             outcomes.raised(attempt, error)
+            cut = isinstance(error, asyncio.CancelledError)
         else:
             if attempt.timed_out:
                 outcomes.raised(attempt, attempt.timeout())
@@ -260,8 +284,10 @@ class LoopLane:
                 outcomes.complete(attempt, value)
         running_job.reset(token)
         self._board.end(index)
+        return cut
 
-    async def _bunch(self, bunch: Bunch, now_s: float) -> None:
+    async def _bunch(self, bunch: Bunch, now_s: float) -> bool:
+        cut = False
         items = Items(bunch)
         hard_ns = int((now_s + bunch.soft_limit_s + self._hard_grace_s) * 1e9)
         taken = self._board.begin_all(items.attempts, hard_ns)
@@ -271,14 +297,22 @@ class LoopLane:
             if inspect.isawaitable(answer):
                 answer = await answer
         except BaseException as error:  # noqa: BLE001 - as for single jobs
-            cut_off = bunch.timed_out and isinstance(error, asyncio.CancelledError)
-            items.raised(self._outcomes, bunch.timeout() if cut_off else error)
+            cut = isinstance(error, asyncio.CancelledError)
+            items.raised(self._outcomes, bunch.timeout() if cut and bunch.timed_out else error)
         else:
             if bunch.timed_out:
                 items.raised(self._outcomes, bunch.timeout())
             else:
                 items.returned(self._outcomes, answer)
         self._board.end_all(taken)
+        return cut
+
+
+def _check_cancelled() -> None:
+    """Raise what a handler left behind that cancelled the task it ran in."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise _SpoiledError
 
 
 def _forget_cancellation() -> None:

@@ -147,6 +147,15 @@ class Outcomes:
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """Retry, fail, snooze or give back a job whose handler raised or was cut off by us."""
+        try:
+            self._answer(attempt, error)
+        except Exception:
+            if attempt.finished:
+                raise
+            log.debug("an error raises when it is looked at", exc_info=True)
+            self._bury(attempt, describe(error))
+
+    def _answer(self, attempt: Attempt, error: BaseException) -> None:
         if attempt.giving_back and isinstance(error, asyncio.CancelledError):
             self.release(attempt)
             return

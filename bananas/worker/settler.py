@@ -96,8 +96,7 @@ class Settler:
                 self._quiet.set()
             await self._event.wait()
             self._event.clear()
-            leases = list(self._dirty.values())
-            self._dirty.clear()
+            leases = self._take_dirty()
             calls = [
                 self._send(lease, part)
                 for lease in leases
@@ -111,6 +110,15 @@ class Settler:
                 if lease.open == 0 and lease.request not in self._dirty:
                     self._open.pop(lease.request, None)
             self._on_settled()
+
+    def _take_dirty(self) -> list[Lease]:
+        leases = list(self._dirty.values())
+        self._dirty.clear()
+        if len(leases) > 1 and any(lease.settlement.released for lease in leases):
+            # what is given back goes to the front: the oldest must be the last to go
+            age = {request: number for number, request in enumerate(self._open)}
+            leases.sort(key=lambda lease: age.get(lease.request, -1), reverse=True)
+        return leases
 
     async def _send(self, lease: Lease, settlement: Settlement) -> None:
         """Send one settlement until Redis has taken it."""
@@ -145,7 +153,8 @@ def _parts(settlement: Settlement) -> list[Settlement]:
     names = ("dropped", "later", "failed", "released", "routed", "lapsed", "forgotten")
     for name in names:
         items = getattr(settlement, name)
-        for start in range(0, len(items), MAX_JOBS):
+        starts = range(0, len(items), MAX_JOBS)
+        for start in reversed(starts) if name == "released" else starts:
             part = Settlement(request)
             setattr(part, name, items[start : start + MAX_JOBS])
             parts.append(part)

@@ -117,6 +117,7 @@ class Worker:
             threads, runners, self._outcomes, board, self._gate, hard_grace_s=grace_s
         )
         self._gate.guard(self._loop_lane, self._thread_lane)
+        self._loop_lane.on_end = self._on_end
         self._gatherers = {
             name: Gatherer(definition, self._put_bunch)
             for name, definition in registry.items()
@@ -157,10 +158,7 @@ class Worker:
             loop.create_task(self._tick_for_ever(), name="ticker"),
             loop.create_task(self._reconcile_for_ever(), name="reconciler"),
         ]
-        for part in (self._fetcher, self._settler, self._loop_lane):
-            for task in part.tasks:
-                task.add_done_callback(self._on_end)
-        for task in self._tasks:
+        for task in (*self._tasks, *self._fetcher.tasks, *self._settler.tasks):
             task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
@@ -324,6 +322,7 @@ class Worker:
         slot.lease_until_ns = 0
         slot.epoch = epoch
         places = self._service.places(self._intake.known, self._broker.specials)
+        places += self._service.sources()  # what waits there is to be seen by audits, too
         info = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -374,10 +373,11 @@ class Worker:
             try:
                 if self._service.only_tasks:
                     await self._broker.specialise(settings.lease_ttl_s, self._service.only_tasks)
-                known = self._settler.requests
-                if self._fetcher.in_flight:
-                    known.append(self._fetcher.in_flight)
-                step = await self._broker.reconcile(epoch, known, placed)
+                leased = await self._broker.requests_of(epoch)
+                # looked at after the answer: what was leased before it is here or under way
+                known = {*self._settler.requests, self._fetcher.in_flight}
+                unknown = [request for request in leased if request not in known]
+                step = await self._broker.reconcile(epoch, unknown, placed)
                 placed = await find_places(self._broker, step.unplaced)
             except BrokerError as error:
                 log.warning("cannot compare leases: %s", error)

@@ -38,8 +38,9 @@ async def make_bench(
 
         yield make
     with first_server.client() as client:
-        for key in client.scan_iter(f"{prefix}:*", count=1000):
-            client.unlink(key)
+        keys = list(client.scan_iter(f"{prefix}:*", count=5000))
+        for begin in range(0, len(keys), 5000):
+            client.unlink(*keys[begin : begin + 5000])
 
 
 @pytest.fixture
