@@ -78,7 +78,7 @@ class Block:
     @property
     def where(self) -> str:
         """The place, as editors take it."""
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
+        return f"{os.path.relpath(self.document, ROOT)}:{self.line}"
 
     def steps(self) -> list[tuple[str, str]]:
         """Return (command, what it prints) in order."""

@@ -51,3 +51,24 @@ def test_document_does_what_it_says(document: Path, tmp_path: Path) -> None:
 def test_what_is_shown_is_compared(expected: str, printed: str, same: bool) -> None:
     """Three dots stand for anything, white space for any or none, all else for itself."""
     assert matches(expected, printed) is same
+
+
+@pytest.mark.parametrize(
+    "untrue",
+    [
+        "```console run\n$ echo a\nb\n```\n",
+        "```console run\n$ echo a; false\na\n```\n",
+        "```console run exit=1\n$ echo a\na\n```\n",
+        "```python run\nprint(1)\n```\n\n```text printed\n2\n```\n",
+        "```python run\nraise SystemExit(3)\n```\n",
+        "```console background\n$ echo a\nb\n```\n",
+    ],
+)
+def test_document_that_is_not_true_fails(untrue: str, tmp_path: Path) -> None:
+    """What prints something else, or ends with another status, is found."""
+    document = tmp_path / "untrue.md"
+    document.write_text(untrue)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(AssertionError), Reader(folder) as reader:
+        reader.follow(document)
