@@ -29,6 +29,7 @@ __all__ = [
     "Entry",
     "Fenced",
     "GiveBack",
+    "Lapsed",
     "Leased",
     "Promotion",
     "Retention",
@@ -72,6 +73,13 @@ class Fenced(NamedTuple):
     """The epoch may lease no more; its jobs are or will be given to others."""
 
     epoch: str
+
+
+class Lapsed(NamedTuple):
+    """What a look for lapsed epochs found, and Redis's time then."""
+
+    now_ms: int
+    epochs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,23 +317,31 @@ class Broker:
     async def reconcile(
         self,
         epoch: str,
-        known: Sequence[str],
+        unknown: Sequence[str],
         placed: Mapping[bytes, str] | None = None,
         *,
         limit: int = MAX_JOBS,
     ) -> GiveBack:
-        """Give back what Redis holds for the epoch beyond its `known` requests.
+        """Give back the leases of requests that the epoch's process does not know of.
+
+        What is to go is named, not what is to stay: requests are never used again, so a call
+        that the server gets to see late, or twice, can take nothing that was leased meanwhile.
 
         Moves: processing -> pending. Atomic: `reconcile.lua`, one chunk a call.
         """
         keys = self.keys
-        args: list[Any] = [epoch, limit, keys.prefix, len(known), *known]
+        args: list[Any] = [epoch, limit, keys.prefix, len(unknown), *unknown]
         for job_id, place in (placed or {}).items():
             args += (job_id, place)
         reply = await self.transport.call(
             self.scripts.reconcile, [keys.epochs, keys.epoch_leases(epoch), keys.counters], args
         )
         return GiveBack(_text(reply[0]), reply[1], reply[2:])
+
+    async def requests_of(self, epoch: str) -> list[str]:
+        """Return the requests whose leases an epoch holds; reads only."""
+        key = self.keys.epoch_leases(epoch)
+        return [_text(r) for r in await self.transport.command("SMEMBERS", key, repeat=True)]
 
     async def leases_of(self, epoch: str, job_ids: Sequence[bytes]) -> dict[str, list[bytes]]:
         """Return which of these ids an epoch holds, by request. Two reads, not atomic."""
@@ -339,10 +355,10 @@ class Broker:
                 found[name] = ids
         return found
 
-    async def lapsed(self, limit: int = 100) -> list[str]:
+    async def lapsed(self, limit: int = 100) -> Lapsed:
         """Return epochs past their deadline, or fenced and not yet emptied; reads only."""
         reply = await self.transport.call(self.scripts.lapsed, [self.keys.epochs], [limit])
-        return [_text(epoch) for epoch in reply[1:]]
+        return Lapsed(reply[0], [_text(epoch) for epoch in reply[1:]])
 
     async def reclaim(
         self,
@@ -476,6 +492,7 @@ class Broker:
         """
         keys = self.keys
         script_keys = [keys.dead, keys.counters, *map(keys.job, job_ids)]
+        script_keys += map(keys.result, job_ids)
         return int(await self.transport.call(self.scripts.purge, script_keys, job_ids))
 
     # --- tasks with lists of their own ---------------------------------------------------------

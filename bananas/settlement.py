@@ -48,6 +48,7 @@ class Settlement:
     routed: list[Released] = field(default_factory=list[Released])
     lapsed: list[Recorded] = field(default_factory=list[Recorded])
     forgotten: list[bytes] = field(default_factory=list[bytes])
+    spared: list[bytes] = field(default_factory=list[bytes])
     foreign: list[bytes] = field(default_factory=list[bytes])
     results: list[ResultNote] = field(default_factory=list[ResultNote])
 
@@ -62,11 +63,12 @@ class Settlement:
             + len(self.routed)
             + len(self.lapsed)
             + len(self.forgotten)
+            + len(self.spared)
         )
 
     def ids(self) -> list[bytes]:
         """Return the ids of all jobs that have an outcome."""
-        ids = [*self.dropped, *self.forgotten]
+        ids = [*self.dropped, *self.forgotten, *self.spared]
         for entries in (self.later, self.failed, self.released, self.routed, self.lapsed):
             ids += [entry[0] for entry in entries]
         for kept in self.kept.values():
@@ -135,6 +137,9 @@ class SettleCall:
         if s.forgotten:
             self._sections += ("forget", len(s.forgotten), max(1, retention.completed_s))
             self.ids += s.forgotten
+        if s.spared:
+            self._sections += ("spare", len(s.spared))
+            self.ids += s.spared
 
     def _with_records(self, op: str, ttl_s: int, jobs: Sequence[Recorded]) -> None:
         self._sections += (op, len(jobs), ttl_s)

@@ -234,6 +234,8 @@ class Slot:
     """As `os.waitstatus_to_exitcode`: the exit status, or minus the signal."""
     exited_ns = _Word(19)
     culprit_count = _Word(20)
+    killed = _Flag(21)
+    """The supervisor ended the child; without culprits, for no job's sake."""
     role = _Text(_ROLE, ROLE_MAX_BYTES)
     epoch = _Text(_EPOCH, _EPOCH_BYTES)
     exit_reason = _Text(_REASON, _REASON_BYTES)
@@ -323,7 +325,7 @@ class Slot:
     def claim(self, role: str, *, now_ns: int) -> None:
         """Make the slot ready for a new child, STARTING; counters and histograms stay."""
         self.pid = self.birth = self.ready_ns = self.tick_ns = self.lease_until_ns = 0
-        self.quiet = self.recycle = self.cannot_settle = False
+        self.quiet = self.recycle = self.cannot_settle = self.killed = False
         self.rss_bytes = self.exit_code = self.exited_ns = self.culprit_count = 0
         self.epoch = self.exit_reason = ""
         for index in range(self._limit):

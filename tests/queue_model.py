@@ -107,10 +107,10 @@ class State:
         """Return the ids leased, in their order; None when the view of the specials is old."""
         if not self.epochs.get(epoch):
             return "fenced"
-        if version != str(self.version):
-            return None
         if request in self.requests:
             return sorted(self.leases[request]) if request in self.leases else []
+        if version != str(self.version):
+            return None
         taken: list[str] = []
         full = False
         for place in places:

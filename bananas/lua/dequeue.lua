@@ -27,8 +27,6 @@
 local epoch, request, limit, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local deadline = redis.call('ZSCORE', KEYS[4], epoch)
 if not deadline or deadline == '0' then return {'fenced'} end
-local version = redis.call('GET', KEYS[6]) or '0'
-if version ~= ARGV[6] then return {'specials', version, unpack(redis.call('ZRANGE', KEYS[7], 0, 999))} end
 
 local function records_of(ids)
   local keys = {}
@@ -49,6 +47,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   if #ids > 0 then answer[3] = {0, ids, records_of(ids), crashes_of(ids)} end
   return answer
 end
+
+local version = redis.call('GET', KEYS[6]) or '0'
+if version ~= ARGV[6] then return {'specials', version, unpack(redis.call('ZRANGE', KEYS[7], 0, 999))} end
 
 -- records are read in growing steps, so that large ones beyond the room are not read in vain
 local step = 32

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] dead      ZSET   id -> failed at, unix s
 -- KEYS[2] counters  HASH   transition -> count
--- KEYS[3..] jobs    STRING a record key an id
+-- KEYS[3..] rest    mixed  a record key (STRING) an id; then its result key (HASH)
 -- ARGV[1..] ids     id     the jobs, 1..500
 --
 -- returns how many were in the dead-letter queue and are gone
@@ -10,12 +10,16 @@
 -- cost    O(jobs log dead)
 -- include: lib/bury.lua
 local scores = redis.call('ZMSCORE', KEYS[1], unpack(ARGV))
-local ids, keys = {}, {}
+local ids, keys, results = {}, {}, {}
 for i, score in ipairs(scores) do
   if score then
     ids[#ids + 1] = ARGV[i]
     keys[#keys + 1] = KEYS[2 + i]
+    results[#results + 1] = KEYS[2 + #ARGV + i]
   end
 end
 if #ids == 0 then return 0 end
-return bury(KEYS[1], KEYS[2], ids, keys)
+local count = bury(KEYS[1], KEYS[2], ids, keys)
+-- or a later job of the same id would be told this one's end
+redis.call('DEL', unpack(results))
+return count

@@ -21,6 +21,7 @@
 --          pass    end, place            to another list: R its front (given back), L its back (routed)
 --          lapse   ttl s, record…        expired before it began; ttl 0 = record deleted
 --          forget  ttl s                 was cancelled while it waited: counted then, gone now
+--          spare   -                     had ended before: its id was pushed again; nothing of it changes
 --        then notes on jobs by their number: (foreign, count, number…): accepted by this settle;
 --        (result, count, (number, ttl s, channel, message, fields, field, value…)…)
 --
@@ -45,15 +46,27 @@ redis.call('ZCARD', KEYS[4])
 redis.call('ZCARD', KEYS[5])
 redis.call('SCARD', KEYS[7])
 local crashed = redis.call('HLEN', KEYS[6]) > 0
+-- and so is every time: one that a command refuses half-way would lose the job
+local wrong
+local function check(time)
+  local number = tonumber(time)
+  if not number or number < 0 or number ~= math.floor(number) or number > 1e13 then wrong = time end
+end
 local list = 9 + jobs
 local at = 3 + jobs
 local lists = 0
 while ARGV[at] do
   local op, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  if op == 'keep' or op == 'fail' or op == 'lapse' then at = at + 1 + count
-  elseif op == 'later' then at = at + 1 + 2 * count
-  elseif op == 'forget' then at = at + 1
+  if op == 'keep' or op == 'fail' or op == 'lapse' then
+    check(ARGV[at])
+    at = at + 1 + count
+  elseif op == 'later' then
+    for i = 1, count do check(ARGV[at + 2 * i - 1]) end
+    at = at + 1 + 2 * count
+  elseif op == 'forget' then
+    check(ARGV[at])
+    at = at + 1
   elseif op == 'pass' then
     redis.call('LLEN', KEYS[list + 2 * lists])
     redis.call('LLEN', KEYS[list + 2 * lists + 1])
@@ -62,9 +75,13 @@ while ARGV[at] do
     at = at + 2
   elseif op == 'foreign' then at = at + count
   elseif op == 'result' then
-    for _ = 1, count do at = at + 5 + tonumber(ARGV[at + 4]) end
+    for _ = 1, count do
+      check(ARGV[at + 1])
+      at = at + 5 + tonumber(ARGV[at + 4])
+    end
   end
 end
+if wrong then return redis.error_reply('ERR a ttl or delay must be a whole number >= 0: ' .. wrong) end
 local result = list + 2 * lists
 
 -- the lease first: a removal, allowed at maxmemory, and it lifts the refusal for what follows
@@ -177,6 +194,8 @@ while ARGV[at] do
       job = job + 1
     end
     at = at + 1
+  elseif op == 'spare' then
+    job = job + count
   elseif op == 'foreign' then
     local n = 0
     for i = 0, count - 1 do n = n + held[tonumber(ARGV[at + i])] end

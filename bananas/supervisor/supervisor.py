@@ -485,6 +485,7 @@ class Supervisor:
         self._table.crashes += verdict is Verdict.CRASH
         self._table.boot_failures += verdict is Verdict.BOOT_FAILURE
         slot.exit_code = code
+        slot.killed = verdict is Verdict.KILLED
         if verdict is Verdict.KILLED:
             slot.exit_reason = child.told
         elif code != 0 or not slot.exit_reason:  # one that left by itself may have said why

@@ -41,6 +41,8 @@ class Reclaimer:
         self._ttl_s = ttl_s
         self._last_run_ns: int | None = None
         self._wait_until_ns = 0
+        self._offset_ns = 0
+        """Redis's clock minus our own; a step of it is no time that others slept through."""
         self.reclaimed = 0
 
     async def reclaim_dead(self) -> int:
@@ -74,6 +76,8 @@ class Reclaimer:
         which one it was shows when they run again.
         """
         begun = [entry.job_id for entry in slot.begun()]
+        if slot.killed and not slot.culprits:
+            return []  # for reasons of ours: a drain that took too long
         stood_still = slot.tick_ns > 0 and slot.exited_ns - slot.tick_ns > _STOOD_STILL_NS
         if not slot.culprits or (stood_still and len(begun) > 1):
             return begun
@@ -86,20 +90,24 @@ class Reclaimer:
         Raises:
             BrokerError: Redis did not answer.
         """
-        lapsed = await self._broker.lapsed()
+        found = await self._broker.lapsed()
         # looked at after the answer: the outage may lie between the question and that
         before_ns, now_ns = self._last_run_ns, self._clock.boot_ns()
         lease_ns = int(self._ttl_s * 1e9)
         self._last_run_ns = now_ns
-        if before_ns is None or now_ns - before_ns > lease_ns // 3:
-            # the first run counts as a gap: a fleet that starts after an outage is not judged
+        offset_ns = found.now_ms * 1_000_000 - now_ns
+        stepped = abs(offset_ns - self._offset_ns) > lease_ns // 3
+        self._offset_ns = offset_ns
+        # the first run counts as a gap: a fleet that starts after an outage is not judged
+        if before_ns is None or now_ns - before_ns > lease_ns // 3 or stepped:
             self._wait_until_ns = now_ns + lease_ns
             if before_ns is not None:
-                log.warning("no sweep for a while: waiting one lease before judging others")
+                why = "Redis's clock was set" if stepped else "no sweep for a while"
+                log.warning("%s: waiting one lease before judging others", why)
         if now_ns < self._wait_until_ns:
             return 0
         moved = 0
-        for epoch in lapsed:
+        for epoch in found.epochs:
             count = await self.reclaim(epoch, proven=False)
             log.warning("epoch %s lapsed: %d jobs given back", epoch, count)
             moved += count

@@ -215,7 +215,7 @@ async def live(broker: Broker) -> None:
     await broker.cancel("d", record("d"), record("d", gone=1), ttl_s=60, foreign=False)
     await broker.promote()
     await broker.dequeue("q3", "one", [NORMAL], limit=5, room_bytes=ROOM)
-    await broker.reconcile("one", ["q3"])
+    await broker.reconcile("one", ["q0"])
     ended = Settlement(
         "q3",
         failed=[(b"c", record("c", failed=1))],

@@ -15,7 +15,7 @@ def test_only_epochs_past_their_deadline_are_named(queue: BareQueue) -> None:
         {"alive": START_MS + 1, "just": START_MS, "long": START_MS - 5000, "fenced": 0},
     )
     before = queue.snapshot()
-    assert queue.run(queue.broker.lapsed()) == ["fenced", "long", "just"]
+    assert queue.run(queue.broker.lapsed()).epochs == ["fenced", "long", "just"]
     assert queue.again()[0] == START_MS
     assert queue.snapshot() == before
 
@@ -23,13 +23,13 @@ def test_only_epochs_past_their_deadline_are_named(queue: BareQueue) -> None:
 def test_limit_bounds_the_answer(queue: BareQueue) -> None:
     """However many have lapsed, no more than asked for come."""
     queue.client.zadd(queue.keys.epochs, {f"e{number:04}": number for number in range(1500)})
-    assert queue.run(queue.broker.lapsed(2)) == ["e0000", "e0001"]
-    assert len(queue.run(queue.broker.lapsed(1000))) == 1000
+    assert queue.run(queue.broker.lapsed(2)).epochs == ["e0000", "e0001"]
+    assert len(queue.run(queue.broker.lapsed(1000)).epochs) == 1000
 
 
 def test_nobody_registered_is_nobody_lapsed(queue: BareQueue) -> None:
     """An empty queue has no lapsed epochs."""
-    assert queue.run(queue.broker.lapsed()) == []
+    assert queue.run(queue.broker.lapsed()).epochs == []
 
 
 def test_wrong_type_is_an_error(queue: BareQueue) -> None:

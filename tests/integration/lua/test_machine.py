@@ -417,7 +417,7 @@ class Machine(RuleBasedStateMachine):
         late = [
             (deadline, epoch) for epoch, deadline in self.model.epochs.items() if deadline <= now
         ]
-        found = self.queue.run(self.queue.broker.lapsed())
+        found = self.queue.run(self.queue.broker.lapsed()).epochs
         assert found == [epoch for _, epoch in sorted(late)]
 
     @rule(
@@ -464,13 +464,11 @@ class Machine(RuleBasedStateMachine):
     def reconcile(self, epoch: str, limit: int, place_all: bool, knows: list[bool]) -> None:
         """Give back what a process does not know of."""
         tokens = sorted(token for token, owner in self.model.owners.items() if owner == epoch)
-        known = [token for number, token in enumerate(tokens) if pick(knows, number)]
-        lost = {
-            job_id for token in tokens if token not in known for job_id in self.model.leases[token]
-        }
+        unknown = [token for number, token in enumerate(tokens) if not pick(knows, number)]
+        lost = {job_id for token in unknown for job_id in self.model.leases[token]}
         named = self._named(lost) if place_all else {}
         step: GiveBack = self.queue.run(
-            self.queue.broker.reconcile(epoch, known, named, limit=limit)
+            self.queue.broker.reconcile(epoch, unknown, named, limit=limit)
         )
         if not self.model.epochs.get(epoch):
             assert (step.state, step.moved) == ("fenced", 0)

@@ -9,8 +9,9 @@ NORMAL = "queue:normal"
 
 
 def reconcile(queue: BareQueue, *known: str, epoch: str = "e1", **options: object) -> GiveBack:
-    """Run one step."""
-    step: GiveBack = queue.run(queue.broker.reconcile(epoch, known, **options))
+    """Run one step for a process that knows of these requests."""
+    unknown = sorted(queue.tokens(epoch) - {*known})
+    step: GiveBack = queue.run(queue.broker.reconcile(epoch, unknown, **options))
     return step
 
 
