@@ -6,9 +6,9 @@ and our own words only. What is not foreseen here is a 500 that says nothing.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from bananas.codec import encode_payload
 from bananas.errors import (
     BananasError,
     BrokerDeniedError,
@@ -107,7 +107,9 @@ class Problem(BananasError):  # noqa: N818 - what RFC 9457 calls it
 
     def body(self) -> bytes:
         """Return the problem as JSON."""
-        return encode_payload(self.to_dict())
+        # By the careful library: a text that cannot be encoded must not spoil the answer.
+        text = json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def at_field(field: str, rule: str) -> Problem:

@@ -35,6 +35,9 @@ MIN_BODY_RATE: Final = 1024.0
 DISCARD_TIMEOUT_S: Final = 5.0
 """How long the rest of a body may come in after its answer has gone out."""
 
+LINGER_S: Final = 0.5
+"""How long a connection that was refused may go on sending before it is cut."""
+
 STREAM_KEY: Final = "bananas.stream"
 """Set in the scope by a route that minds the time of its body itself."""
 
@@ -162,7 +165,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        self.transport.close()
+        # To close with data unread is a reset, which may overtake the answer: what still comes
+        # is thrown away for a moment instead.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
 
 def _reply_whole(cycle: RequestResponseCycle, status: int, headers: Fields, body: bytes) -> bool:
