@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,7 +14,7 @@ import click
 
 from bananas import speedups
 from benchmarks.cases import run_cases
-from benchmarks.conditions import commit, conditions, load, machine_kind
+from benchmarks.conditions import commit, conditions, free_share, load, machine_kind
 from benchmarks.report import append_history, plot, put_in, said_conditions, table
 from benchmarks.scenarios import SCENARIOS, Sample
 from benchmarks.setup import Setup
@@ -26,6 +27,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 HERE: Final = Path(__file__).parent
 README: Final = HERE / "README.md"
+_FREE: Final = 0.93
 QUICK: Final = {"jobs": 2_000, "probes": 20, "load_per_s": 2_000}
 
 
@@ -40,6 +42,13 @@ def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Cal
 @click.option("--only", metavar="NAMES", help=f"Some of: {', '.join((*SCENARIOS, 'cases'))}.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="Small and once, to see that all works; not kept.")
+@click.option(
+    "--patience-s",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="How long the whole run may wait for moments in which the machine is free.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON.")
 @click.option("--no-history", is_flag=True, help="Do not keep the figures.")
 @click.option("--readme", is_flag=True, help="Put the table into benchmarks/README.md too.")
@@ -60,6 +69,7 @@ def main(  # noqa: PLR0913 - one a flag
     only: str | None,
     repeats: int,
     quick: bool,
+    patience_s: float,
     as_json: bool,
     no_history: bool,
     readme: bool,
@@ -89,10 +99,10 @@ def main(  # noqa: PLR0913 - one a flag
         "samples": {name: [] for name in names if name in SCENARIOS},
         "cases": {},
     }
-    _measure(run, setup)
     if "cases" in names:
         _say("cases of pytest-benchmark …")
         run["cases"] = run_cases(quick=quick, server=setup.server)
+    _measure(run, setup, patience_s)
     run["load_at_end"] = load()
     figures = f"{table(run['samples'])}\n\n{said_conditions(run)}"
     print(json.dumps(run) if as_json else f"\n{figures}")
@@ -125,13 +135,18 @@ def _chosen(only: str | None) -> list[str]:
     ]
 
 
-def _measure(run: dict[str, Any], setup: Setup) -> None:
+def _measure(run: dict[str, Any], setup: Setup, patience_s: float) -> None:
+    patience_ends_s = time.monotonic() + patience_s
     samples: dict[str, list[Sample]] = run["samples"]
     for repeat in range(run["repeats"]):
         for name, taken in samples.items():
             scenario = SCENARIOS[name]
+            while (free := free_share()) < _FREE and time.monotonic() < patience_ends_s:
+                time.sleep(1.0)
             sample = scenario.measure(scenario.setup(setup))
-            taken.append({figure: round(value, 3) for figure, value in sample.items()})
+            taken.append(
+                {figure: round(value, 3) for figure, value in (sample | {"free": free}).items()}
+            )
             told = ", ".join(f"{figure} {value:,.6g}" for figure, value in taken[-1].items())
             _say(f"{repeat + 1}/{run['repeats']} {name}: {told}")
 

@@ -79,14 +79,22 @@ def said_conditions(run: Mapping[str, Any]) -> str:
     return (
         f"{run['date']}, commit {run['commit'] or 'unknown'}{dirty}. "
         f"{known['cpu']}, {known['cores']} cores, {known['system']}; load at start "
-        f"{known['load_at_start'][0]}, at the end {run['load_at_end'][0]}; a busy process got "
-        f"{known['core_share']:.0%} of a core at the start. "
+        f"{known['load_at_start'][0]}, at the end {run['load_at_end'][0]}; before each sample "
+        f"{_free(run['samples'])} of the cores were free. "
         f"Python {known['python']}, {known['core']} core, {packages}; "
         f"{', '.join(known['servers'])}, unix socket.\n"
         f"{knobs['jobs']:,} jobs of {knobs['payload_bytes']} bytes, {knobs['procs']} worker "
         f"processes of concurrency {knobs['concurrency']}, {run['repeats']} repeats, interleaved: "
         "median (min to max). CPU in µs a job."
     )
+
+
+def _free(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Return how free the machine was, median and spread over all samples."""
+    shares = spread([sample for taken in samples.values() for sample in taken], "free")
+    if shares is None:
+        return "an unknown share"
+    return f"{shares[1]:.0%} ({shares[0]:.0%} to {shares[2]:.0%})"
 
 
 def append_history(folder: Path, kind: str, run: Mapping[str, Any]) -> Path:
