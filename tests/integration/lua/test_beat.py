@@ -36,6 +36,14 @@ def test_deadline_never_shrinks(queue: BareQueue, shift_ms: int) -> None:
     assert queue.snapshot() == before
 
 
+def test_deadline_of_a_clock_that_was_set_back_comes_back(queue: BareQueue) -> None:
+    """Or a host lost after that would keep its jobs until the old time came again."""
+    queue.register("e1", 15)
+    queue.now_ms -= 3_600_000
+    assert queue.run(queue.broker.beat(15, ["e1"])) == [True]
+    assert deadlines(queue) == {"e1": queue.now_ms + 15_000}
+
+
 def test_lapsed_epoch_that_nobody_reclaimed_is_extended(queue: BareQueue) -> None:
     """After an outage longer than the ttl no lease is lost, if nobody was quicker."""
     queue.register("e1", 15)

@@ -21,6 +21,16 @@ def test_named_jobs_go_with_their_records(queue: BareQueue) -> None:
     assert queue.drift() == 0
 
 
+def test_result_goes_with_the_job(queue: BareQueue) -> None:
+    """A later job of the same id must not be told this one's end; others' results stay."""
+    queue.die("a", "b")
+    for job_id in "ab":
+        queue.client.hset(queue.keys.result(job_id), "status", "failed")
+    purge(queue, "a")
+    assert queue.client.exists(queue.keys.result("a")) == 0
+    assert queue.client.exists(queue.keys.result("b")) == 1
+
+
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:
     """What is gone is not counted again."""
     queue.die("a")

@@ -46,6 +46,18 @@ def test_request_still_awaited_is_known(queue: BareQueue) -> None:
     assert queue.lease(request) == {"a"}
 
 
+def test_late_call_takes_nothing_leased_meanwhile(queue: BareQueue) -> None:
+    """A call that the server gets to see behind a newer dequeue gives up only what it names."""
+    queue.register()
+    queue.enqueue("a", "b")
+    lost = queue.dequeue(limit=1).request
+    newer = queue.dequeue(limit=1).request
+    step = queue.run(queue.broker.reconcile("e1", [lost]))
+    assert step == GiveBack("more", 1, [])
+    assert queue.lease(newer) == {"b"}
+    assert queue.run(queue.broker.reconcile("e1", [lost, "never"])) == GiveBack("done", 0, [])
+
+
 def test_delayed_copy_of_the_lost_dequeue_gives_nothing(queue: BareQueue) -> None:
     """Once its jobs went back, the request is remembered and leases no others."""
     queue.register()

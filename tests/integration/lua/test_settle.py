@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from bananas.broker import Retention, Settlement
 from bananas.keys import place
@@ -407,4 +408,40 @@ def test_at_maxmemory_every_outcome_works(own_queue: BareQueue, outcome: str) ->
         assert queue.run(queue.broker.settle("e1", settlement, Retention())) == []
         assert queue.lease(token) == set(ALL) - {outcome}
         assert queue.client.hget(queue.keys.result(outcome), "status") == b"s"
+    assert queue.drift() == 0
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"kept": {0.5: [done("a")]}},
+        {"kept": {10**17: [done("a")]}},
+        {"kept": {-1: [done("a")]}},
+        {"later": [(*done("a"), 1.5, "retried")]},
+        {"later": [(*done("a"), float("nan"), "retried")]},
+        {"dropped": [b"a"], "results": [(b"a", 2.5, b"completed", ["status", "completed"])]},
+    ],
+)
+def test_time_that_no_command_takes_has_no_effect(
+    queue: BareQueue, outcome: dict[str, Any]
+) -> None:
+    """A ttl or delay that is no whole number is refused before the job leaves its lease."""
+    token = queue.leased("a")
+    before = queue.snapshot()
+    with pytest.raises(ResponseError, match="whole number"):
+        queue.settle(token, **outcome)
+    assert queue.snapshot() == before
+
+
+def test_spared_job_only_leaves_the_lease(queue: BareQueue) -> None:
+    """An ended job whose id was pushed again: nothing of it changes, nothing is counted."""
+    token = queue.leased("a")
+    assert queue.settle(token, kept={100: [done("a")]}) == []
+    kept, counters = queue.record("a"), queue.counters()
+    queue.client.lpush(queue.keys.waiting(NORMAL), "a")
+    token = queue.dequeue().request
+    assert queue.settle(token, spared=[b"a"]) == []
+    assert queue.record("a") == kept
+    assert {**queue.counters(), "leased": 1} == counters
+    assert queue.lease(token) == set()
     assert queue.drift() == 0
