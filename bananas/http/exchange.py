@@ -261,6 +261,7 @@ class Answer:
             if (
                 self._whole is not None
                 and not message.get("more_body")
+                and any(name == b"content-length" for name, _ in head["headers"])
                 and self._whole(head["status"], head["headers"], message.get("body", b""))
             ):
                 return

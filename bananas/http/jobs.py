@@ -251,7 +251,7 @@ OPERATIONS: Final = (
             "responses": {
                 "200": answer("It has ended.", ref("Result")),
                 "202": answer("Not yet.", ref("Unfinished")),
-                **refusals("job-not-found"),
+                **refusals("job-not-found", "broken-record"),
             },
         },
         show_result,

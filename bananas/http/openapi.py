@@ -109,6 +109,7 @@ def _joined(responses: Document, always: Document) -> Document:
 def _always(operation: Operation) -> Document:
     """Return the refusals that a route has because every route has them."""
     kinds = ["malformed-request", "invalid-parameter", "unsupported-encoding", "headers-too-large"]
+    kinds.append("internal")
     if operation.document.get("security") != []:
         kinds.append("unauthorized")
     if operation.method != "GET":

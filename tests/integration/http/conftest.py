@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 
 from bananas.broker import Batch, Retention, Settlement
 from bananas.client import Client
+from bananas.http.api import Api as Application
 from bananas.http.server import serve
 from bananas.job import Job
 from bananas.keys import place
@@ -88,6 +90,33 @@ class Api:
         return ids
 
 
+class Documented:
+    """Looks at every answer that a test gets: its status and its media type are documented."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Know the document of these settings."""
+        document = Application(Client(settings=settings), settings).document
+        self._operations = [
+            (re.compile(re.sub(r"{\w+}", "[^/]+", path)), method.upper(), operation)
+            for path, methods in document["paths"].items()
+            for method, operation in methods.items()
+        ]
+
+    async def __call__(self, response: httpx.Response) -> None:
+        """Look at an answer; what is no route's, or not by its method, is only a problem."""
+        request = response.request
+        media_type = response.headers.get("content-type", "").partition(";")[0]
+        method = "GET" if request.method == "HEAD" else request.method
+        for path, of, operation in self._operations:
+            if of == method and path.fullmatch(request.url.path):
+                documented = operation["responses"]
+                assert str(response.status_code) in documented, (request, response)
+                assert media_type in documented[str(response.status_code)]["content"]
+                return
+        assert response.status_code in (401, 403, 404, 405, 415)
+        assert media_type == "application/problem+json"
+
+
 MakeApi = Callable[..., contextlib.AbstractAsyncContextManager[Api]]
 
 
@@ -111,10 +140,15 @@ async def running(
         done.result()
     port = ready.result()[0].getsockname()[1]
     headers = {"authorization": f"Bearer {token}"} if token else {}
+    check = Documented(settings)
     try:
         async with (
             httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=20, trust_env=False
+                base_url=f"http://127.0.0.1:{port}",
+                headers=headers,
+                timeout=20,
+                trust_env=False,
+                event_hooks={"response": [check]},
             ) as http,
             Client(settings=settings) as client,
         ):

@@ -97,7 +97,8 @@ async def test_a_summary_counts_and_lists_what_was_rejected(api: Api) -> None:
 
 async def test_an_empty_batch_is_a_batch(api: Api) -> None:
     """No lines, no verdicts, no error."""
-    assert await verdicts(api, b"") == []
+    async with asyncio.timeout(5):
+        assert await verdicts(api, b"") == []
     assert (await summary(api, b""))["lines"] == 0
     assert (await summary(api, b"\n\n"))["lines"] == 2
 

@@ -206,7 +206,11 @@ class Wire:
         return Answer({"extensions": {WHOLE_REPLY: self.take_whole}}, self.send)
 
 
-START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-length", b"1")],
+}
 
 
 async def test_a_head_and_its_whole_body_leave_together() -> None:
@@ -217,7 +221,7 @@ async def test_a_head_and_its_whole_body_leave_together() -> None:
     assert not answer.begun
     await answer({"type": "http.response.body", "body": b"x"})
     assert answer.begun
-    assert wire.whole == [(200, {b"a": b"b"}, b"x")]
+    assert wire.whole == [(200, {b"content-length": b"1"}, b"x")]
     assert wire.messages == []
 
 
@@ -232,6 +236,16 @@ async def test_a_body_in_parts_is_passed_on() -> None:
     for message in (START, *parts):
         await answer(message)
     assert wire.messages == [START, *parts]
+    assert wire.whole == []
+
+
+async def test_an_answer_without_a_length_is_left_to_the_server() -> None:
+    """A head that does not say how long its body is gets its chunked form from the server."""
+    wire = Wire()
+    answer = wire.answer()
+    await answer({"type": "http.response.start", "status": 200, "headers": []})
+    await answer({"type": "http.response.body", "body": b""})
+    assert len(wire.messages) == 2
     assert wire.whole == []
 
 
