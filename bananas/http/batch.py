@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bananas.codec import decode_payload
 from bananas.errors import DecodeError
@@ -237,15 +237,15 @@ class Batch:
                 chunk = self._chunk
                 continue
             try:
-                item = decode_payload(line)
+                item: Any = decode_payload(line)
             except DecodeError as error:
                 if not line.strip():
                     continue
                 verdict = Verdict(0, None, "rejected", "line", f"must be JSON: {error.why}")
                 chunk.rejected.append((number, verdict))
             else:
-                if key is not None and type(item) is dict and item.get("id") is None:
-                    item["id"] = derived_id(key, number)
+                if key is not None and type(item) is dict:
+                    _name(cast("dict[str, Any]", item), key, number)
                 chunk.items.append(item)
                 chunk.lines.append(number)
                 chunk.size += len(line)
@@ -306,6 +306,12 @@ class Batch:
         while self._under_way and self._failure is None:
             self._room.clear()
             await self._room.wait()
+
+
+def _name(item: dict[str, Any], key: bytes, line: int) -> None:
+    """Give a job without an id the one that the key and its line stand for."""
+    if item.get("id") is None:
+        item["id"] = derived_id(key, line)
 
 
 def _merged(chunk: _Chunk, verdicts: Sequence[Verdict]) -> tuple[list[int], list[Verdict]]:

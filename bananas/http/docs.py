@@ -249,7 +249,7 @@ def _value(schema: dict[str, Any]) -> str:
         return _ref(schema)
     if "const" in schema:
         return str(schema["const"])
-    kind = schema.get("type", "any JSON")
+    kind: str | list[str] = schema.get("type", "any JSON")
     words = [" or ".join(kind) if isinstance(kind, list) else str(kind)]
     if "items" in schema:
         words.append(f"of {_value(schema['items'])}")

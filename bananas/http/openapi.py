@@ -109,11 +109,9 @@ def _joined(responses: Document, always: Document) -> Document:
 def _always(operation: Operation) -> Document:
     """Return the refusals that a route has because every route has them."""
     kinds = ["malformed-request", "invalid-parameter", "unsupported-encoding", "headers-too-large"]
-    kinds.append("internal")
+    kinds += ["forbidden", "internal"]
     if operation.document.get("security") != []:
         kinds.append("unauthorized")
-    if operation.method != "GET":
-        kinds.append("forbidden")
     if operation.path not in _WITHOUT_BROKER:
         kinds += ["broker-unavailable", "overloaded"]
     return refusals(*kinds)

@@ -45,7 +45,7 @@ KINDS: Final[dict[str, Kind]] = {
     "malformed-request": Kind(400, "The request cannot be used"),
     "invalid-parameter": Kind(400, "A query parameter or header broke a rule"),
     "unauthorized": Kind(401, "A valid bearer token is needed"),
-    "forbidden": Kind(403, "Requests from this origin are not taken"),
+    "forbidden": Kind(403, "Requests from there are not taken"),
     "not-found": Kind(404, "There is no such route"),
     "job-not-found": Kind(404, "There is no such job"),
     "method-not-allowed": Kind(405, "The route does not take this method"),

@@ -7,10 +7,11 @@ one timer for the server instead of some for every request.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -19,9 +20,8 @@ from bananas.http.exchange import MAX_HEAD_BYTES, WHOLE_REPLY
 from bananas.http.problems import MEDIA_TYPE, Problem
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -96,7 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._since = self.loop.time()
         super().on_headers_complete()
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and cycle.scope is self.scope:
             extensions: dict[str, Any] = {WHOLE_REPLY: partial(_reply_whole, cycle)}
             self.scope["extensions"] = extensions
@@ -151,7 +151,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._ended or self.transport.is_closing():
             return
         self._ended = True
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and not cycle.response_complete and (self._in_head or self.pipeline):
             # An earlier request is still being answered: that answer goes out, no other does.
             cycle.keep_alive = False
@@ -230,15 +230,14 @@ class GuardedServer(Server):
     async def on_tick(self, counter: int) -> bool:
         """Do uvicorn's housekeeping, and ours once a second."""
         if counter % self._TICKS_PER_LOOK == 0:
-            connections = list(self.server_state.connections)
-            if connections:
-                now = connections[0].loop.time()
-                for connection in connections:
-                    if isinstance(connection, GuardedProtocol):
-                        connection.look_over(now)
+            now = asyncio.get_running_loop().time()
+            connections: list[object] = [*self.server_state.connections]
+            for connection in connections:
+                if isinstance(connection, GuardedProtocol):
+                    connection.look_over(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         """Capture none: the process has handlers of its own."""
         yield

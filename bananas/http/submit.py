@@ -6,7 +6,7 @@ records one read. A repeat under the same `Idempotency-Key` finds its job by the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bananas.codec import decode_payload, encode_payload
 from bananas.errors import DecodeError, DuplicateJobError, JobNotFoundError
@@ -72,12 +72,12 @@ def _wait_s(query_string: bytes) -> float:
 
 def _members(body: bytes) -> dict[str, Any]:
     try:
-        members = decode_payload(body)
+        members: Any = decode_payload(body)
     except DecodeError as error:
         raise Problem("malformed-json", error.why) from None
     if not isinstance(members, dict):
         raise at_field("body", "must be an object")
-    return members
+    return cast("dict[str, Any]", members)
 
 
 async def _submit_once(
