@@ -93,9 +93,8 @@ async def deadly(how: str) -> None:
         sys.exit(3)
     elif how == "fds":
         os.closerange(3, 256)
-    elif how == "fork":
-        if os.fork() == 0:
-            return  # the child goes on in our code: it must not run our loop
+    elif how == "fork" and os.fork() == 0:
+        return  # the child goes on in our code: it must not run our loop
     await asyncio.sleep(30)
 
 

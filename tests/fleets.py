@@ -1,4 +1,4 @@
-"""A real fleet: supervisor, warden and workers as processes, and a ledger of what ran, outside Redis.
+"""A real fleet: supervisor, warden and workers as processes, and a ledger outside Redis.
 
 Handlers write a line to a file opened with O_APPEND at their start and at their effect; the
 judgement at the end compares that with what was accepted and with how each job ended.
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from redis import Redis
-
 from bananas.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from redis import Redis
 
 HERE = Path(__file__).parent
 PREFIX = "f"
@@ -113,7 +113,7 @@ class Fleet:
         """Prepare; `start` forks. `env` has variables by their names without BANANAS_."""
         self.ledger = ledger
         self.log = folder / f"log-{time.monotonic_ns()}"
-        self._environment = {
+        self.environment = {
             **{
                 k: v
                 for k, v in os.environ.items()
@@ -133,13 +133,13 @@ class Fleet:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "fleet_main.py"), self._app],
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        wanted = int(self._environment["BANANAS_PROCS"]) if ready is None else ready
+        wanted = int(self.environment["BANANAS_PROCS"]) if ready is None else ready
         wait_for(lambda: self.said("worker", "ready") >= wanted, what="ready workers")
         return self
 
@@ -221,6 +221,11 @@ def session_of(session: int) -> list[int]:
                 if int(fields[3]) == session and fields[0] != b"Z":
                     found.append(int(entry.name))
     return found
+
+
+def titles_of(session: int) -> list[str]:
+    """Return the titles of the living processes of a session."""
+    return [_title(pid) for pid in session_of(session)]
 
 
 class Scene:

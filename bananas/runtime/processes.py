@@ -85,6 +85,8 @@ async def _notice_deaths(child: Child, warden: Warden) -> None:
                 pass
         except BlockingIOError:
             pass
+        else:  # the supervisor is gone: there is nothing more to be heard, for ever
+            loop.remove_reader(child.notice_fd)
         warden.notice_death()
 
     loop.add_reader(child.notice_fd, noticed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from bananas.errors import BrokerError
@@ -104,11 +105,10 @@ class Warden:
                 log.warning("cannot reclaim: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            try:
-                # a lost notice costs one beat
-                await asyncio.wait_for(self._death.wait(), self._beat_s)
-            except TimeoutError:
-                continue
+            # a lost notice costs one beat; wait_for() may lose a cancellation to a notice
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._beat_s):
+                    await self._death.wait()
 
     async def _promote(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bananas.worker.attempt import Bunch
 
 if TYPE_CHECKING:
-    from bananas.worker.attempt import Unit
+    from bananas.worker.attempt import Attempt, Unit
 
 
 class Buffer:
@@ -61,6 +61,19 @@ class Buffer:
             except IndexError:
                 continue
         return None
+
+    def take_hoard(self, keep: int) -> list[Attempt]:
+        """Take single jobs out, the last ones first, until `keep` units or bunches are left."""
+        taken: list[Attempt] = []
+        passed: list[Unit] = []
+        while len(self) > keep and (unit := self.pop_last()) is not None:
+            if isinstance(unit, Bunch):
+                passed.append(unit)
+            else:
+                taken.append(unit)
+        for unit in reversed(passed):
+            self.put(unit)
+        return taken
 
     def clear(self) -> list[Unit]:
         """Take everything out, in order."""

@@ -110,6 +110,10 @@ class LoopLane:
         self._alone.append(unit)
         self._wake_one()
 
+    def take_hoard(self, keep: int) -> list[Attempt]:
+        """Take out single jobs that wait beyond `keep` units."""
+        return self._buffer.take_hoard(keep)
+
     def surplus(self, keep: int) -> list[Attempt]:
         """Take out what waits beyond `keep` units, the last ones first."""
         taken: list[Attempt] = []
@@ -276,7 +280,7 @@ class LoopLane:
                 value = await value
         except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
             outcomes.raised(attempt, error)
-            cut = isinstance(error, asyncio.CancelledError)
+            cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
         else:
             if attempt.timed_out:
                 outcomes.raised(attempt, attempt.timeout())
@@ -297,7 +301,7 @@ class LoopLane:
             if inspect.isawaitable(answer):
                 answer = await answer
         except BaseException as error:  # noqa: BLE001 - as for single jobs
-            cut = isinstance(error, asyncio.CancelledError)
+            cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
             items.raised(self._outcomes, bunch.timeout() if cut and bunch.timed_out else error)
         else:
             if bunch.timed_out:

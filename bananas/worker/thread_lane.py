@@ -138,6 +138,10 @@ class ThreadLane:
         self.busy += 1
         self._tokens.put(unit)
 
+    def take_hoard(self, keep: int) -> list[Attempt]:
+        """Take out single jobs that wait beyond `keep` units."""
+        return self._buffer.take_hoard(keep)
+
     def surplus(self, keep: int) -> list[Attempt]:
         """Take out what waits beyond `keep` units, the last ones first."""
         taken: list[Attempt] = []

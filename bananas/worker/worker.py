@@ -56,6 +56,7 @@ _CANCEL_GRACE_S: Final = 1.0
 _RARE: Final = 0.05
 _LEAVE_S: Final = 5.0
 _RENEW_S: Final = 0.5
+_LOOK_S: Final = 0.1
 _RECYCLE_AGE_S: Final = 10.0
 
 
@@ -96,6 +97,8 @@ class Worker:
         self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
         self._published: dict[str, int] = {}
+        self._full: tuple[LoopLane | ThreadLane, int, float] | None = None
+        self._look_s = _LOOK_S
         self.epoch = ""
         self.broken = asyncio.Event()
         """Set when a part of the worker has ended by itself: the process must be replaced."""
@@ -209,7 +212,8 @@ class Worker:
                 return
             self._settled.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._settled.wait()
 
     async def _leave(self) -> None:
         """Send the last outcomes, give back what is still leased, end what we started."""
@@ -236,7 +240,7 @@ class Worker:
 
     def _appetite(self, ahead: int) -> int:
         """Return how many jobs to ask for."""
-        if self._settler.blocked or self._gate.suspects:
+        if self._settler.blocked or self._gate.suspects or self._waits_for_lane():
             return 0
         gathered = sum(map(len, self._gatherers.values()))
         return self._room.wanted(ahead, self._loop_lane, self._thread_lane, gathered)
@@ -257,11 +261,11 @@ class Worker:
             else:
                 self._lane(definition).put(attempt)
                 singles += 1
+        if self._room.mixed:
+            self._release_hoard()
         self._loop_lane.nudge()
         self._thread_lane.nudge()
         self._room.saw(singles, len(attempts))
-        if singles != len(attempts) or len(self._loop_lane) > 4 * self._settings.dequeue_batch:
-            self._release_surplus()
         if attempts:
             created_us = attempts[0].job.created_us
             if created_us is not None:
@@ -280,14 +284,37 @@ class Worker:
         lane.put(bunch)
         lane.nudge()
 
-    def _release_surplus(self) -> None:
-        """Give back slow single jobs that came along with many items of batch tasks."""
+    def _release_hoard(self) -> None:
+        """Give back what would wait here for a full lane, and only came because another had room.
+
+        The next ones in the queue are most likely for that lane, too: so ask no more until a
+        runner of it is free, but for a look now and then.
+        """
         ahead = self._fetcher.ahead()
+        settings = self._settings
         for lane, runners in (
-            (self._loop_lane, self._settings.worker_concurrency),
-            (self._thread_lane, self._settings.sync_thread_count),
+            (self._loop_lane, settings.worker_concurrency),
+            (self._thread_lane, settings.sync_thread_count),
         ):
-            self._release(lane.surplus(2 * (runners + ahead)))
+            if ahead >= runners and len(lane) <= 4 * settings.dequeue_batch:
+                continue  # it is short work: none of it waits long
+            hoard = lane.take_hoard(max(0, runners - lane.busy) + ahead)
+            if hoard:
+                self._release(hoard)
+                self._look_s = min(2 * self._look_s, settings.poll_interval_s)
+                self._full = (lane, runners, time.monotonic() + self._look_s)
+
+    def _waits_for_lane(self) -> bool:
+        """Whether the lane that was full when we looked last still is, a little while after."""
+        if self._full is None:
+            return False
+        lane, runners, until_s = self._full
+        if lane.busy + len(lane) < runners:
+            self._look_s = _LOOK_S
+        elif time.monotonic() < until_s:
+            return True
+        self._full = None
+        return False
 
     def _take_waiting(self) -> list[Attempt]:
         """Take out everything that has not begun."""
@@ -401,6 +428,8 @@ class Worker:
                 rss_at_s = now_s + 1.0
                 self._slot.rss_bytes = psutil.Process().memory_info().rss
                 self._consider_recycling(now_s)
+            if self._full is not None:
+                self._fetcher.stir()
             if self._slot.quiet and not self._fetcher.closed:
                 self.quiet()
             await asyncio.sleep(_TICK_S)
@@ -456,6 +485,8 @@ class _Room:
         self._threads = threads if "sync" in kinds else 0
         self._items = 2 * sum(sizes)
         self._single_share = 1.0 if self._runners + self._threads else 0.0
+        self.mixed = sum(map(bool, (self._runners, self._threads, self._items))) > 1
+        """Whether what a fetch brings may be for another lane than the one that has room."""
 
     def saw(self, singles: int, jobs: int) -> None:
         """Learn the mix of single jobs and items of batch tasks."""

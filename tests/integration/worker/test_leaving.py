@@ -38,6 +38,11 @@ async def test_what_has_not_begun_goes_back_at_once_and_in_order(bench: Bench) -
     ids = [(await task.enqueue()).id for _ in range(600)]
     worker = await bench.worker(worker_concurrency=2)
     await until(lambda: len(begun) == 202)
+
+    async def settled() -> bool:
+        return (await bench.counters()).get("completed") == 200
+
+    await until(settled)
     held = (await bench.audit()).leased
     assert held > 2, "nothing was fetched ahead: this test needs it"
     stopping = asyncio.ensure_future(worker.stop(10.0))

@@ -29,7 +29,7 @@ class NotText(Exception):  # noqa: N818 - as above
 
     def __str__(self) -> str:
         """Return something else."""
-        return 5  # type: ignore[return-value]
+        return 5  # type: ignore[return-value]  # noqa: PLE0307 - that is the point
 
 
 class Traceless(Exception):  # noqa: N818 - as above
@@ -58,6 +58,15 @@ def raiser(error: BaseException) -> Callable[[], None]:
     return body
 
 
+def _chained() -> None:
+    error: BaseException | None = None
+    for depth in range(5000):
+        deeper = ValueError(str(depth))
+        deeper.__cause__ = error
+        error = deeper
+    raise error  # type: ignore[misc]
+
+
 RAISING: dict[str, Callable[[], Any]] = {
     "BaseException": raiser(BaseException("base")),
     "CancelledError": raiser(asyncio.CancelledError("from the handler")),
@@ -73,20 +82,11 @@ RAISING: dict[str, Callable[[], Any]] = {
     "not text": raiser(NotText()),
     "traceless": raiser(Traceless()),
     "unknown verb": raiser(Unknown("?")),
-    "100 MB": lambda: raiser(ValueError("x" * 100_000_000))(),
+    "100 MB": raiser(ValueError("x" * 100_000_000)),
     "surrogates": raiser(ValueError("\ud800 \x00 \x1b[31m\r\n")),
     "group": raiser(BaseExceptionGroup("two", [ValueError(1), KeyboardInterrupt()])),
-    "chain": lambda: _chained(),
+    "chain": _chained,
 }
-
-
-def _chained() -> None:
-    error: BaseException | None = None
-    for depth in range(5000):
-        deeper = ValueError(str(depth))
-        deeper.__cause__ = error
-        error = deeper
-    raise error  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", ["async", "sync", "inline", "batch"])

@@ -138,6 +138,43 @@ async def test_slow_jobs_are_not_hoarded(bench: Bench, kind: str) -> None:
     await bench.idle()
 
 
+async def test_a_full_lane_hoards_nothing_because_another_is_idle(bench: Bench) -> None:
+    """With tasks of every kind: jobs that wait for runners are left to a worker that has some."""
+    gate = asyncio.Event()
+    started: list[str] = []
+
+    async def slow() -> None:
+        started.append("slow")
+        await gate.wait()
+
+    def plain() -> None:
+        started.append("plain")
+
+    async def many(_items: list[Any]) -> None:
+        started.append("many")
+
+    task = bench.app.task(name="t")(slow)
+    thread = bench.app.task(name="s", priority="low")(plain)
+    batch = bench.app.batch_task(name="b", priority="low")(many)
+    ids = [(await task.enqueue()).id for _ in range(12)]
+    first = await bench.worker(worker_concurrency=4)
+    await until(lambda: len(first.slot.begun()) == 4)
+
+    key = bench.keys.waiting(place("normal"))
+    for _ in range(3):  # it looks again now and then, and leaves them as they were
+        await until(lambda: [i.decode() for i in bench.redis.lrange(key, 0, -1)] == ids[:3:-1])
+        await asyncio.sleep(0.12)
+    second = await bench.worker(worker_concurrency=4)
+    third = await bench.worker(worker_concurrency=4)
+    await until(lambda: len(started) == 12)
+    assert len(second.slot.begun()) == len(third.slot.begun()) == 4
+    await thread.enqueue()
+    await until(lambda: "plain" in started)
+    gate.set()
+    await batch.enqueue(1)
+    await bench.idle()
+
+
 async def test_fast_jobs_are_fetched_ahead(bench: Bench, order: list[Any]) -> None:
     """No-op jobs come in batches: far fewer fetches than jobs."""
     await bench.app.client.submit_many({"name": "t", "payload": {"mark": n}} for n in range(3000))
@@ -164,7 +201,7 @@ async def test_a_worker_of_batch_tasks_fetches_whole_bunches(bench: Bench) -> No
     assert len(sizes) <= 14
 
 
-# --- waking up ------------------------------------------------------------------------------------
+# --- waking up --------------------------------------------------------------------------------
 
 
 async def test_an_idle_worker_begins_a_job_at_once(bench: Bench) -> None:
@@ -244,7 +281,7 @@ async def test_a_burst_wakes_every_worker_that_it_can_feed(bench: Bench) -> None
     await bench.idle()
 
 
-# --- job-specialized --------------------------------------------------------------------------------
+# --- job-specialized -----------------------------------------------------------------------------
 
 
 def special(bench: Bench) -> tuple[Bananas, list[Any]]:
