@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Generator
 
+    from uvicorn import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from bananas.http.exchange import Fields
@@ -34,6 +35,9 @@ MIN_BODY_RATE: Final = 1024.0
 
 DISCARD_TIMEOUT_S: Final = 5.0
 """How long the rest of a body may come in after its answer has gone out."""
+
+LOOK_S: Final = 1.0
+"""How often connections are looked over; `Date` changes as often."""
 
 LINGER_S: Final = 0.5
 """How long a connection that was refused may go on sending before it is cut."""
@@ -216,26 +220,38 @@ def _raw(problem: Problem) -> bytes:
 class GuardedServer(Server):
     """uvicorn's server; leaves signals to whoever runs it, and looks its connections over."""
 
-    _TICKS_PER_LOOK = 10  # of 0.1 s
+    def __init__(self, config: Config, on_started: Callable[[], object]) -> None:
+        """Prepare; `on_started` is called once connections are taken."""
+        super().__init__(config)
+        self._on_started = on_started
+        self._leaving = asyncio.Event()
 
-    on_started: Callable[[], object] = staticmethod(lambda: None)
-    """Called once connections are taken."""
+    def leave(self, *, at_once: bool = False) -> None:
+        """End: after what is under way, or at once."""
+        self.should_exit = True
+        self.force_exit = at_once
+        self._leaving.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
         if self.started:
-            self.on_started()
+            self._on_started()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Do uvicorn's housekeeping, and ours once a second."""
-        if counter % self._TICKS_PER_LOOK == 0:
+    async def main_loop(self) -> None:
+        """Do uvicorn's housekeeping and ours once a second, until it is time to leave.
+
+        uvicorn's own loop wakes ten times a second and is as late to leave.
+        """
+        while not await self.on_tick(0):  # 0: its work of the full second
             now = asyncio.get_running_loop().time()
             connections: list[object] = [*self.server_state.connections]
             for connection in connections:
                 if isinstance(connection, GuardedProtocol):
                     connection.look_over(now)
-        return await super().on_tick(counter)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

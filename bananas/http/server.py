@@ -135,19 +135,19 @@ async def _run(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, math.ceil(settings.shutdown_grace_s)),
     )
-    server = GuardedServer(config)
-    server.on_started = lambda: on_ready(listening) if on_ready is not None else None
+    server = GuardedServer(config, lambda: on_ready(listening) if on_ready is not None else None)
     serving = asyncio.create_task(server.serve(listening), name="bananas.http")
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         api.stop()
-        server.should_exit = True
-        await serving
+        server.leave()
+        await asyncio.wait({serving})  # unlike `await serving`, not cancelled together with us
+        serving.result()
     finally:
         stopping.cancel()
         if not serving.done():  # we are cancelled ourselves: at once
-            server.should_exit = server.force_exit = True
+            server.leave(at_once=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
 

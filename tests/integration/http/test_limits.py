@@ -243,7 +243,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
     monkeypatch.setattr(protocol, "BODY_TIMEOUT_S", 0.3)
     monkeypatch.setattr(protocol, "DISCARD_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(protocol.GuardedServer, "_TICKS_PER_LOOK", 1)
+    monkeypatch.setattr(protocol, "LOOK_S", 0.05)
 
 
 @pytest.mark.usefixtures("hasty")
