@@ -217,8 +217,8 @@ class Broker:
         if not letters:
             return [True] * len(entries)
         verdicts = [False] * len(entries)
-        for position, index in enumerate(order):
-            verdicts[index] = letters[position] == ord("a")
+        for index, letter in zip(order, letters, strict=True):
+            verdicts[index] = letter == ord("a")
         return verdicts
 
     # --- the life of a lease ------------------------------------------------------------------

@@ -41,6 +41,10 @@ _STAMP: Final = _ENTRY_WORDS - 1
 _SERIAL: Final = 256
 
 
+_LONGEST_S: Final = 1e7
+"""Longest duration that a sum takes over whole: four months."""
+
+
 class SlotState(IntEnum):
     """What a slot's child is doing; the supervisor writes STARTING and EXITED, the child the rest.
 
@@ -161,7 +165,8 @@ class Histogram:
         """Count one duration."""
         words = self.words
         words[self.base + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
-        words[self.base + self.WORDS - 1] += int(duration_s * 1e6)
+        # the oldest dates in use lie two thousand years back, and a sum must not overflow
+        words[self.base + self.WORDS - 1] += int(min(duration_s, _LONGEST_S) * 1e6)
 
     @property
     def counts(self) -> tuple[int, ...]:

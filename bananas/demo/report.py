@@ -140,6 +140,6 @@ def plot(summary: Summary, database: Path, path: Path) -> bool:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(str(path), dpi=110)  # pyright: ignore[reportUnknownMemberType] - no stub
     plt.close(figure)
     return True

@@ -193,8 +193,8 @@ async def _outlast_siblings(child: Child, grace_s: float) -> None:
     log.warning("the supervisor is gone: waiting for %d siblings", len(child.living_siblings()))
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + grace_s + _ORPHAN_MARGIN_S
-    while child.living_siblings() and loop.time() < deadline_s:
-        await asyncio.sleep(_LOOK_S)  # noqa: ASYNC110 - children of init now: no event comes
+    while child.living_siblings() and loop.time() < deadline_s:  # noqa: ASYNC110 - no event comes
+        await asyncio.sleep(_LOOK_S)
     for pid in child.kill_siblings():
         log.warning("ended process %d, which did not leave", pid)
 

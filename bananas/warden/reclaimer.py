@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from bananas.errors import BrokerError
 from bananas.placement import find_places
 from bananas.table import SlotState
 
@@ -54,7 +55,12 @@ class Reclaimer:
         moved = 0
         for slot in self._table.slots:
             if slot.state is SlotState.EXITED:
-                moved += await self._reclaim_slot(slot)
+                try:
+                    moved += await self._reclaim_slot(slot)
+                except BrokerError:
+                    raise
+                except Exception:  # the other dead children's jobs must not wait for it
+                    log.exception("cannot reclaim what process %d held", slot.pid)
         return moved
 
     async def _reclaim_slot(self, slot: Slot) -> int:

@@ -117,6 +117,9 @@ class Warden:
             except BrokerError as error:
                 log.warning("cannot promote: %s", error)
                 wait_s = _RETRY_S
+            except Exception:  # a rhythm that ends would not be missed until it is too late
+                log.exception("cannot promote")
+                wait_s = _RETRY_S
             await asyncio.sleep(wait_s)
 
     async def _sweep(self) -> None:
@@ -136,4 +139,6 @@ class Warden:
                 await step()
             except BrokerError as error:
                 log.warning("cannot %s: %s", name, error)
+            except Exception:  # a rhythm that ends would not be missed until it is too late
+                log.exception("cannot %s", name)
             await asyncio.sleep(interval_s)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bananas.broker import Settlement
 from bananas.errors import JobTimedOutError
+from bananas.registry import MAX_TIMEOUT_S
+from bananas.speedups import MAX_COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from bananas.job import Job
     from bananas.keys import Priority
     from bananas.registry import Definition
+
+
+_MOST_RUNS: Final = MAX_COUNT - 1
+"""A foreign record may say anything; one more than this must still be a count."""
 
 
 class Lease:
@@ -82,7 +88,7 @@ class Attempt:
         self.definition = definition
         self.crashes = crashes
         self.foreign = foreign
-        self.soft_limit_s = limit_s
+        self.soft_limit_s = min(MAX_TIMEOUT_S, limit_s)
         self.started_s = 0.0
         self.finished = False
         self.timed_out = False
@@ -100,13 +106,17 @@ class Attempt:
 
     @property
     def attempt(self) -> int:
-        """Which run this is, from 1; runs that killed their process count."""
-        return self.runs_before + 1
+        """Which run this is, from 1; runs that a process's death cut off count."""
+        return self.runs_before + self.crashes + 1
 
     @property
     def runs_before(self) -> int:
-        """Runs made before this one."""
-        return self.job.attempts + max(0, self.crashes - self.job.crashes)
+        """Runs before this one that had an outcome: what `max_retries` is held against.
+
+        Those that a process's death cut off are counted apart, up to `poison_deaths`: most jobs
+        that were running then are not to blame.
+        """
+        return min(self.job.attempts, _MOST_RUNS)
 
     @property
     def max_retries(self) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bananas.codec import decode_payload
-from bananas.errors import DecodeError
 from bananas.worker.attempt import Attempt, Bunch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from bananas.registry import Definition
     from bananas.worker.outcomes import Outcomes
@@ -31,7 +30,7 @@ class Items:
             attempt.started_s = bunch.started_s
             try:
                 value = from_payload(decode_payload(attempt.job.payload_json))
-            except (DecodeError, TypeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - an item's own class may raise anything
                 self.broken.append((attempt, error))
             else:
                 self.attempts.append(attempt)
@@ -46,17 +45,22 @@ class Items:
     def returned(self, outcomes: Outcomes, answer: Any) -> None:  # noqa: ANN401 - user code's
         """Do what the call's verdicts say, None = all well."""
         if answer is None:
-            answer = [None] * len(self.attempts)
-        if not isinstance(answer, list | tuple) or len(answer) != len(self.attempts):
-            got = type(answer).__name__
-            if isinstance(answer, list | tuple):
-                got = f"{len(answer)} verdicts"
-            wanted = f"a batch handler returns None or {len(self.attempts)} verdicts, not {got}"
-            self.raised(outcomes, TypeError(wanted))
+            verdicts: list[Any] = [None] * len(self.attempts)
+        elif isinstance(answer, list | tuple):
+            verdicts = list(cast("Iterable[Any]", answer))
+        else:
+            self.raised(outcomes, self._misfit(type(answer).__name__))
+            return
+        if len(verdicts) != len(self.attempts):
+            self.raised(outcomes, self._misfit(f"{len(verdicts)} verdicts"))
             return
         self._bury_broken(outcomes)
-        for attempt, outcome in zip(self.attempts, answer, strict=True):
+        for attempt, outcome in zip(self.attempts, verdicts, strict=True):
             outcomes.judged(attempt, outcome)
+
+    def _misfit(self, got: str) -> TypeError:
+        wanted = f"None or {len(self.attempts)} verdicts"
+        return TypeError(f"a batch handler returns {wanted}, not {got}")
 
     def _bury_broken(self, outcomes: Outcomes) -> None:
         for attempt, error in self.broken:

@@ -6,7 +6,7 @@ poisonous deals with it here; nothing of it reaches a handler.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bananas.errors import DecodeError
 from bananas.job import Job
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from bananas.registry import Definition, Registry
     from bananas.settings import Settings
     from bananas.worker.outcomes import Outcomes, RedisTime
+
+
+_LIVE: Final = frozenset({"pending", "scheduled", "processing"})
+"""What a record says of a job that has not ended."""
 
 
 class Intake:
@@ -64,7 +68,7 @@ class Intake:
                 and origin == job.place
                 and not crashes
                 and job.expires_at is None
-                and job.status != "cancelled"
+                and job.status in _LIVE
             ):
                 limit_s = job.timeout_s or definition.options.timeout_s or default_limit_s
                 attempts.append(Attempt(lease, job_id, job, definition, limit_s))
@@ -107,11 +111,16 @@ class Intake:
             return None
         return attempt
 
-    def _hold(self, lease: Lease, leased: Leased, job: Job, specials: Specials) -> Held | None:
+    def _hold(  # noqa: PLR0911 - one return a way out
+        self, lease: Lease, leased: Leased, job: Job, specials: Specials
+    ) -> Held | None:
         """Deal with a job unless it belongs where it was found."""
         job_id, _, origin, _ = leased
         if job.status == "cancelled":
             self._outcomes.forget(Held(lease, job_id, job, foreign=False))
+            return None
+        if job.status not in _LIVE:
+            self._outcomes.spare(Held(lease, job_id, job, foreign=False))
             return None
         if job.place is not None and (job.place == origin or is_place(job.place)):
             return Held(lease, job_id, job, foreign=False)

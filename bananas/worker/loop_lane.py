@@ -234,10 +234,14 @@ class LoopLane:
                 call_soon(self._look)
             unit.started_s = now_s
             self._current[index] = unit
-            if isinstance(unit, Attempt):
-                cut = await self._attempt(index, unit, now_s)
-            else:
-                cut = await self._bunch(unit, now_s)
+            cut = False
+            try:
+                if isinstance(unit, Attempt):
+                    cut = await self._attempt(index, unit, now_s)
+                else:
+                    cut = await self._bunch(unit, now_s)
+            except Exception as error:  # noqa: BLE001 - that job's alone, and the runner goes on
+                self._outcomes.defect(unit, error)
             self._current[index] = None
             if unit.timed_out or unit.giving_back:
                 _forget_cancellation()

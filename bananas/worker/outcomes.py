@@ -28,13 +28,14 @@ from bananas.placement import FALLBACK
 from bananas.registry import Outcome
 from bananas.retry import MAX_DELAY_S, RetryPolicy
 from bananas.speedups import format_time
+from bananas.worker.attempt import Bunch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bananas.broker import Leased
     from bananas.settings import Settings
-    from bananas.worker.attempt import Attempt, Held, Lease
+    from bananas.worker.attempt import Attempt, Held, Lease, Unit
 
 log = logging.getLogger("bananas.worker")
 
@@ -112,7 +113,6 @@ class Outcomes:
 
     def complete(self, attempt: Attempt, value: object) -> None:
         """Complete a job whose handler returned."""
-        attempt.finished = True
         job, lease = attempt.job, attempt.lease
         settlement = lease.settlement
         options = attempt.definition.options
@@ -141,6 +141,7 @@ class Outcomes:
                 kept.append((attempt.job_id, record))
         if attempt.foreign:
             settlement.foreign.append(attempt.job_id)
+        attempt.finished = True
         self.completed += 1
         lease.open -= 1
         self._on_outcome(lease)
@@ -209,11 +210,11 @@ class Outcomes:
 
     def expire(self, attempt: Attempt) -> None:
         """Drop a job that may no longer begin."""
-        attempt.finished = True
         job = attempt.job.with_(
             status="cancelled", updated_at=self._clock.text(), error="expired before it began"
         )
         attempt.lease.settlement.lapsed.append((attempt.job_id, job.encode(job.place)))
+        attempt.finished = True
         self._close(attempt)
 
     def route(self, held: Held | Attempt, place: str) -> None:
@@ -225,6 +226,25 @@ class Outcomes:
         """Let go of a job that was cancelled while it waited; it was counted then."""
         held.lease.settlement.forgotten.append(held.job_id)
         self._close_lease(held.lease)
+
+    def spare(self, held: Held | Attempt) -> None:
+        """Let go of a job that had ended: its id was pushed again, nothing of it changes."""
+        held.lease.settlement.spared.append(held.job_id)
+        self._close_lease(held.lease)
+
+    def defect(self, unit: Unit, error: BaseException) -> None:
+        """Fail what a defect of ours, or a record beyond reason, has stopped; alone."""
+        for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
+            if attempt.finished:
+                continue
+            log.error("job %r cannot be dealt with", attempt.job_id, exc_info=error)
+            reason = f"cannot be dealt with: {describe(error)}"
+            try:
+                self._bury(attempt, reason)
+            except ValueError:  # its record cannot even be written again
+                job = Job(attempt.job.id, attempt.job.name, payload_json=attempt.job.payload_json)
+                self._bury_as(attempt, job._replace(place=attempt.job.place), reason)
+                attempt.finished = True
 
     def unclaimed(self, held: Held | Attempt) -> None:
         """Leave a job of an unknown task to other workers for a while; fail it after some tries."""
@@ -284,11 +304,11 @@ class Outcomes:
     def _later(
         self, attempt: Attempt, delay_s: float, counter: str, error: str | None, *, charged: bool
     ) -> None:
-        attempt.finished = True
         job = attempt.job.with_(attempts=attempt.runs_before + charged, crashes=attempt.crashes)
         if error is not None:
             job = job.with_(error=error)
         self._schedule(attempt, job, delay_s, counter)
+        attempt.finished = True
 
     def _schedule(self, held: Held | Attempt, job: Job, delay_s: float, counter: str) -> None:
         delay_s = min(delay_s, MAX_DELAY_S)  # a handler may name any; no calendar holds them all
@@ -301,9 +321,9 @@ class Outcomes:
         self._close(held)
 
     def _bury(self, attempt: Attempt, reason: str, *, charged: bool = True) -> None:
-        attempt.finished = True
         job = attempt.job.with_(attempts=attempt.runs_before + charged, crashes=attempt.crashes)
         self._bury_as(attempt, job, reason, attempt.started_s)
+        attempt.finished = True
 
     def _bury_as(self, held: Held | Attempt, job: Job, reason: str, started_s: float = 0.0) -> None:
         dead = job.with_(status="failed", updated_at=self._clock.text(), error=reason)

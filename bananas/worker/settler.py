@@ -150,7 +150,7 @@ def _parts(settlement: Settlement) -> list[Settlement]:
         return [settlement] if len(settlement) else []
     request = settlement.request
     parts: list[Settlement] = []
-    names = ("dropped", "later", "failed", "released", "routed", "lapsed", "forgotten")
+    names = ("dropped", "later", "failed", "released", "routed", "lapsed", "forgotten", "spared")
     for name in names:
         items = getattr(settlement, name)
         starts = range(0, len(items), MAX_JOBS)

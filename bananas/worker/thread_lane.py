@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bananas.codec import decode_payload
 from bananas.context import running_job
@@ -78,9 +78,10 @@ class ThreadLane:
         self._collecting = False
         self._runners = [_Runner(first_entry + index) for index in range(threads)]
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tokens_out = 0
         self.busy = 0
-        """Units given to threads and not collected."""
+        """Threads that were given a token and have not come to rest."""
+        self.on_rest: Callable[[], None] = _rest
+        """Told when threads have come to rest: there is room again."""
         self.started = 0
         self.lease_until_s = float("inf")
 
@@ -112,11 +113,7 @@ class ThreadLane:
         if not self._runners[0].ident:
             self._runners[0].ident = -1
             self._start_threads()
-        while (
-            self._tokens_out < len(self._runners)
-            and self._tokens_out < len(self._buffer) + self.busy
-        ):
-            self._tokens_out += 1
+        for _ in range(min(len(self._buffer), len(self._runners) - self.busy)):
             self.busy += 1
             self._tokens.put(None)
 
@@ -134,7 +131,6 @@ class ThreadLane:
         if not self._runners[0].ident:
             self._runners[0].ident = -1
             self._start_threads()
-        self._tokens_out += 1
         self.busy += 1
         self._tokens.put(unit)
 
@@ -219,9 +215,12 @@ class ThreadLane:
         now_s = monotonic()
         unit.started_s = now_s
         hard_ns = int((now_s + unit.soft_limit_s + self._hard_grace_s) * 1e9)
-        if isinstance(unit, Attempt):
-            return self._attempt(runner, unit, hard_ns)
-        return self._bunch(runner, unit, hard_ns)
+        try:
+            if isinstance(unit, Attempt):
+                return self._attempt(runner, unit, hard_ns)
+            return self._bunch(runner, unit, hard_ns)
+        except Exception as error:  # noqa: BLE001 - that job's alone, and the thread goes on
+            return partial(self._outcomes.defect, unit, error)
 
     def _attempt(self, runner: _Runner, attempt: Attempt, hard_ns: int) -> End:
         outcomes = self._outcomes
@@ -235,7 +234,7 @@ class ThreadLane:
         self.started += 1
         self._board.begin(runner.entry, attempt.job_id, hard_ns)
         token = running_job.set(attempt)
-        value, raised = self._call(runner, attempt, (), payload)
+        value, raised = self._call(runner, attempt, (), cast("dict[str, Any]", payload))
         running_job.reset(token)
         self._board.end(runner.entry)
         if raised is not None:
@@ -298,13 +297,16 @@ class ThreadLane:
             unit, end = self._ended.popleft()
             if unit is None:
                 self.busy -= 1
-                self._tokens_out -= 1
                 rested = True
             else:
-                end()
+                try:
+                    end()
+                except Exception as error:  # noqa: BLE001 - that job's alone, whatever it is
+                    self._outcomes.defect(unit, error)
         if rested:
             self.nudge()
             self._gate.settle()
+            self.on_rest()
 
 
 def _let_strike() -> None:

@@ -138,6 +138,7 @@ class Worker:
             admit=self._admit,
             fenced=self._on_fenced,
         )
+        self._thread_lane.on_rest = self._fetcher.stir
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -441,6 +442,7 @@ class Worker:
         self._loop_lane.lease_until_s = self._thread_lane.lease_until_s = now_s + left_s
         self._gate.bar(barred=left_s <= 0)
         self._gate.settle()
+        self._fetcher.stir()  # should a change have gone unnoticed, this is how long it lasts
 
     def _publish(self) -> None:
         slot, outcomes = self._slot, self._outcomes

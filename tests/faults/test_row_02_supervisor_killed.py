@@ -32,6 +32,7 @@ def test_no_process_is_left_and_another_fleet_takes_over(
     scene.judge().check(again=6)
 
 
+@pytest.mark.slow
 def test_a_killed_fleet_is_taken_over_by_lease(
     fleet: Callable[..., Fleet], submit: Callable[..., str], scene: Scene, ledger: Ledger
 ) -> None:

@@ -39,6 +39,7 @@ def test_killed_and_restarted_under_load(
     assert one.stop() == 0
 
 
+@pytest.mark.slow
 def test_down_for_longer_than_the_lease(
     fleet: Callable[..., Fleet],
     submit: Callable[..., str],
@@ -62,6 +63,7 @@ def test_down_for_longer_than_the_lease(
     assert one.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen_s", [1.0, 3.0])
 def test_frozen_for_a_while(
     fleet: Callable[..., Fleet],

@@ -27,7 +27,9 @@ def first_server(_servers: dict[str, Server]) -> Server:
 
 @pytest.fixture
 async def make_bench(
-    first_server: Server, prefix: str
+    first_server: Server,
+    prefix: str,
+    make_server: Callable[..., Server],  # noqa: ARG001 - its servers must outlive the bench
 ) -> AsyncIterator[Callable[..., Coroutine[Any, Any, Bench]]]:
     """Return a maker of a bench with settings of its own; it is closed, and audited, after."""
     async with AsyncExitStack() as stack:

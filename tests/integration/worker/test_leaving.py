@@ -266,6 +266,7 @@ async def test_a_limit_of_memory_below_a_fresh_process_does_not_loop(
     await until(lambda: worker.slot.recycle)
 
 
+@pytest.mark.slow
 async def test_leaving_while_redis_is_away_ends_in_time(bench: Bench, make_server: Any) -> None:  # noqa: ANN401
     """Without a server nothing can be given back; the lease will lapse, the process ends."""
     from workbench import Bench as Another  # noqa: PLC0415 - a second one, with a server of its own

@@ -111,6 +111,7 @@ def test_quiet_and_counts_by_signal(
     scene.judge().check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["block", "stubborn", "shielded"])
 def test_a_job_past_its_hard_limit_costs_its_process_and_nobody_else(
     fleet: Callable[..., Fleet],

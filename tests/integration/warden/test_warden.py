@@ -1,0 +1,125 @@
+"""The warden's services on a real server: due jobs, the dead's jobs, retention, lists given up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bananas.clock import SYSTEM_CLOCK
+from bananas.ids import request_id
+from bananas.keys import place
+from bananas.table import SlotState
+from bananas.warden.culprits import REASON, Culprits
+from workbench import until
+
+if TYPE_CHECKING:
+    from workbench import Bench
+
+
+async def lease(bench: Bench, epoch: str, limit: int = 100) -> list[str]:
+    """Lease what waits in the normal list under an epoch of a made-up process."""
+    await bench.broker.register(epoch, 60.0, {}, ["queue:normal"])
+    batch: Any = await bench.broker.dequeue(
+        request_id(), epoch, ["queue:normal"], limit=limit, room_bytes=1 << 20
+    )
+    return [leased.job_id.decode() for leased in batch.jobs]
+
+
+async def test_due_jobs_are_promoted_in_order_and_none_early(bench: Bench) -> None:
+    """A thousand due at once, and one that is not: order by due time, then by id."""
+    client = bench.app.client
+    ids = [(await client.submit("t", delay_s=0.2)).id for _ in range(20)]
+    many = await client.submit_many({"name": "t", "delay_s": 0.1} for _ in range(1500))
+    later = await client.submit("t", delay_s=60)
+    bench.warden()
+    await until(lambda: bench.redis.llen(bench.keys.waiting(place("normal"))) == 1520)
+    assert many.accepted == 1500
+    assert bench.redis.zrange(bench.keys.scheduled, 0, -1) == [later.id.encode()]
+    waiting = bench.redis.lrange(bench.keys.waiting(place("normal")), 0, -1)
+    assert [i.decode() for i in waiting][:20] == ids[::-1]  # type: ignore[union-attr]
+    assert (await bench.counters())["promoted"] == 1520
+
+
+async def test_the_dead_of_the_table_are_reclaimed_at_once(bench: Bench) -> None:
+    """A slot that ended: its jobs wait again, those begun are charged, the slot is free."""
+    jobs = [await bench.app.client.submit("t") for _ in range(3)]
+    slot = bench.free_slot()
+    slot.claim("worker", now_ns=time.monotonic_ns())
+    slot.epoch = "e" * 32
+    assert await lease(bench, slot.epoch) == [job.id for job in jobs]
+    slot.begin(0, jobs[1].id.encode(), 0)
+    warden = bench.warden(scheduler=False)
+    slot.state = SlotState.EXITED
+    warden.notice_death()
+    await until(lambda: slot.state is SlotState.FREE)
+    audit = await bench.audit()
+    assert (audit.waiting, audit.leased) == (3, 0)
+    crashes = {job.id: bench.redis.hget(bench.keys.crashes, job.id) for job in jobs}
+    assert list(crashes.values()) == [None, b"1", None]
+
+
+@pytest.mark.parametrize("runs_left", [True, False])
+async def test_a_culprit_has_failed_a_run(bench: Bench, runs_left: bool) -> None:
+    """Past its hard limit: retried by the settings' policy while runs are left, else failed."""
+    client = bench.app.client
+    bad = await client.submit("t", max_retries=2 if runs_left else 1, result=True)
+    good = await client.submit("t")
+    epoch = "e" * 32
+    await lease(bench, epoch)
+    culprits = Culprits(bench.broker, bench.settings, SYSTEM_CLOCK)
+    assert await culprits.settle(epoch, [bad.id.encode(), b"unknown"]) == 1
+    job = await bench.job(bad.id)
+    assert (job.status, job.attempts, job.error) == (
+        "scheduled" if runs_left else "failed",
+        1,
+        REASON,
+    )
+    assert bool(bench.result(bad.id)) is not runs_left
+    assert (await bench.job(good.id)).status == "processing"
+    assert await culprits.settle(epoch, [bad.id.encode()]) == 0, "once is enough"
+    await bench.broker.reclaim(epoch, proven=True)
+
+
+async def test_failed_jobs_are_dropped_after_their_retention(bench: Bench) -> None:
+    """The dead-letter queue keeps a job for as long as the setting says, records included."""
+
+    async def bad() -> None:
+        raise ValueError
+
+    task = bench.app.task(name="t", max_retries=1)(bad)
+    await bench.worker()
+    jobs = [await task.enqueue() for _ in range(3)]
+    for job in jobs:
+        await bench.status(job.id, "failed")
+    warden = bench.warden()
+    assert await warden.pruner.prune() == 0
+    warden.pruner._retention_s = 0.0
+    await asyncio.sleep(0.01)  # a failure of this very millisecond is not older than 0 s
+    assert await warden.pruner.prune() == 3
+    assert (await bench.audit()).dead == 0
+    assert not bench.redis.exists(*(bench.keys.job(job.id) for job in jobs))
+
+
+async def test_lapsed_epochs_are_swept_after_one_lease(bench: Bench) -> None:
+    """A host that nobody beats for: its jobs come back uncharged, one lease after our start."""
+    jobs = [await bench.app.client.submit("t") for _ in range(3)]
+    epoch = "e" * 32
+    await bench.broker.register(epoch, 0.05, {}, ["queue:normal"])
+    batch: Any = await bench.broker.dequeue(
+        request_id(), epoch, ["queue:normal"], limit=10, room_bytes=1 << 20
+    )
+    assert len(batch.jobs) == 3
+    began = time.monotonic()
+    bench.warden(lease_ttl_s=1.2)
+
+    async def back() -> bool:
+        return (await bench.audit()).waiting == 3
+
+    await until(back)
+    assert time.monotonic() - began >= 1.2
+    assert not bench.redis.hgetall(bench.keys.crashes)
+    assert bench.redis.zscore(bench.keys.epochs, epoch) is None
+    del jobs

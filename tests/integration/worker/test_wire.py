@@ -1,0 +1,140 @@
+"""Rows 16 and 40: every command of a scenario is cut, doubled or lost once; the end is the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bananas.app import Bananas
+from bananas.context import current_job
+from bananas.errors import Retry
+from faults.proxy import Fault, FaultProxy
+from workbench import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from servers import Server
+    from workbench import Bench
+
+QUICK = (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.RESET_MID_REPLY, Fault.DUPLICATE)
+SILENT = (Fault.DROP_REQUEST, Fault.DROP_REPLY)
+JOBS = 12
+
+
+async def run_scenario(bench: Bench, proxy: FaultProxy) -> tuple[list[str], list[str]]:
+    """Submit, run, retry and settle a few jobs, all through the proxy; returns ids and runs."""
+    app = Bananas(proxy.url, settings=bench.settings)
+    runs: list[str] = []
+
+    async def t(fails: bool) -> None:
+        job = current_job()
+        runs.append(f"{job.id} {job.attempt}")
+        if fails and job.attempt == 1:
+            raise Retry(0.01)
+
+    task = app.task(name="t")(t)
+    worker = await bench.worker(app, url=proxy.url, poll_interval_s=0.1)
+    handles = [await task.enqueue(fails=n % 4 == 0) for n in range(JOBS)]
+
+    async def all_ended() -> bool:
+        return (await bench.counters()).get("completed", 0) >= JOBS
+
+    await until(all_ended, within_s=30)
+    audit = await bench.idle()
+    assert audit.counters["completed"] == audit.counters["accepted"] == JOBS
+    assert audit.counters["retried"] == JOBS // 4
+    assert audit.drift == 0
+    await worker.stop()
+    await app.aclose()
+    return [handle.id for handle in handles], runs
+
+
+async def check_once(
+    bench: Bench, server: Server, fault: Fault, nth: int, *, seed: int = 0
+) -> bool:
+    """Run the scenario with its nth script call hit; returns whether it came to that."""
+    bench.redis.flushall()
+    async with FaultProxy(server.socket, seed=seed) as proxy:
+        plan = proxy.plan(fault, nth=nth, command=b"EVALSHA")
+        ids, runs = await run_scenario(bench, proxy)
+        expected = {f"{job_id} 1" for job_id in ids} | {f"{job_id} 2" for job_id in ids[::4]}
+        assert sorted(runs) == sorted(expected), "each run happens once"
+        return plan.fired.is_set()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", QUICK)
+async def test_each_script_call_in_turn(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]],
+    make_server: Callable[..., Server],
+    fault: Fault,
+) -> None:
+    """Exhaustive over the calls of the scenario: one acceptance, one batch, one effect each."""
+    server = make_server()
+    bench = await make_bench(server.url)
+    warden = bench.warden()
+    hit = 0
+    for nth in range(1, 40):
+        hit += await check_once(bench, server, fault, nth)
+    assert hit >= 15
+    del warden
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", SILENT)
+async def test_calls_that_only_a_timeout_notices(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]],
+    make_server: Callable[..., Server],
+    fault: Fault,
+) -> None:
+    """The same where nothing is heard; every third call, as each costs a reply timeout."""
+    server = make_server()
+    bench = await make_bench(server.url)
+    bench.warden()
+    for nth in range(1, 20, 3):
+        await check_once(bench, server, fault, nth)
+
+
+@pytest.mark.slow
+async def test_a_lost_answer_is_noticed_by_time_alone(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]], make_server: Callable[..., Server]
+) -> None:
+    """An answer that never comes: the call is repeated, and each job still runs once."""
+    server = make_server()
+    bench = await make_bench(server.url)
+    bench.warden()
+    assert await check_once(bench, server, Fault.DROP_REPLY, 6)
+
+
+async def test_every_command_of_all_arrives_twice(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]], make_server: Callable[..., Server]
+) -> None:
+    """A library that re-sends each command: one acceptance, one run, one end a job (fact 1)."""
+    server = make_server()
+    bench = await make_bench(server.url)
+    async with FaultProxy(server.socket) as proxy:
+        proxy.chaos(1.0, (Fault.DUPLICATE,))
+        bench.warden(url=proxy.url)
+        ids, runs = await run_scenario(bench, proxy)
+        assert len(runs) == len(set(runs)) == len(ids) + len(ids[::4])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_chaos_on_every_connection(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]],
+    make_server: Callable[..., Server],
+    seed: int,
+) -> None:
+    """Cuts and doubles at random, wardens included: nothing is lost, nothing runs twice."""
+    server = make_server()
+    bench = await make_bench(server.url)
+    async with FaultProxy(server.socket, seed=seed) as proxy:
+        proxy.chaos(0.05, QUICK)
+        bench.warden(url=proxy.url)
+        ids, runs = await run_scenario(bench, proxy)
+        assert len(runs) == len(set(runs)) == len(ids) + len(ids[::4])
+        await asyncio.sleep(0)
