@@ -276,7 +276,7 @@ async def test_poison_is_failed_without_a_run(bench: Bench) -> None:
     await bench.worker()
     dead = await bench.status(job.id, "failed")
     assert dead.error == "poison: it took down its process 3 times"
-    assert (ran, dead.attempts) == ([], 3)
+    assert (ran, dead.attempts, dead.crashes) == ([], 0, 3)
 
 
 async def test_a_suspect_waits_while_the_lease_is_over(bench: Bench) -> None:
