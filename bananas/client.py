@@ -96,7 +96,6 @@ class Client:
         self._given = broker
         self._ids = IdMaker(SYSTEM_CLOCK)
         self._session: Session | None = None
-        self._opening: asyncio.Task[Session] | None = None
         self.drafter: Final = Drafter(
             max_retries=self.settings.max_retries,
             max_payload_bytes=self.settings.max_payload_bytes,

@@ -163,21 +163,19 @@ class Results:
         Raises:
             JobNotFoundError: Neither record nor result, and not `known`.
         """
-        standing, result = await asyncio.gather(self.stand(job_id), self.result(job_id))
-        job = standing.job
-        if result is None and (job is None or job.status in ENDED):
-            # A script that the server did not know is sent again, behind the read of the result:
-            # the job may have ended between the two.
-            result = await self.result(job_id)
-        if result is not None:
-            return result, job
-        if job is None:
-            if known:
-                return Result(job_id, "completed"), None
+        job = (await self.stand(job_id)).job
+        if job is not None and job.status not in ENDED:
+            return None, job
+        # Read afterwards, not along with it: result and end are written at one instant, so the
+        # result of a job that is seen as ended is there, if any is kept.
+        result = await self.result(job_id)
+        if result is None and job is not None:
+            result = Result(job_id, job.status, None, job.error, job.updated_at)
+        elif result is None and known:
+            result = Result(job_id, "completed")
+        if result is None:
             raise JobNotFoundError(job_id)
-        if job.status in ENDED:
-            return Result(job_id, job.status, None, job.error, job.updated_at), job
-        return None, job
+        return result, job
 
     def watching(self, job_id: str) -> AbstractContextManager[Signal]:
         """Subscribe to a job's end; done before it is submitted, nothing can be missed."""

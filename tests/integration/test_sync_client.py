@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,7 @@ def test_a_forked_child_has_a_thread_of_its_own(client: SyncClient) -> None:
     pid = os.fork()
     if pid == 0:
         try:
+            signal.alarm(20)  # a child that hangs ends, and the test fails
             os.write(write, client.submit("t", id="child").id.encode())
             client.close()
         finally:
