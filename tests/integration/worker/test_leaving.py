@@ -290,5 +290,5 @@ async def test_leaving_while_redis_is_away_ends_in_time(bench: Bench, make_serve
         await other.broker.reclaim(worker.epoch, proven=True)
         audit = await other.audit()
         assert (audit.waiting, audit.leased) == (1, 0)
-        worker._stopped = True
+        await worker.stop()  # its connections, too: a loop with open ones does not close
     del bench
