@@ -43,6 +43,7 @@ _SERIAL: Final = 256
 
 _LONGEST_S: Final = 1e7
 """Longest duration that a sum takes over whole: four months."""
+_MOST_US: Final = (1 << 63) - 1
 
 
 class SlotState(IntEnum):
@@ -162,11 +163,12 @@ class Histogram:
         self.base = base
 
     def observe(self, duration_s: float) -> None:
-        """Count one duration."""
-        words = self.words
+        """Count one duration, whatever it is: below 0 counts as 0."""
+        words, total = self.words, self.base + self.WORDS - 1
         words[self.base + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
         # the oldest dates in use lie two thousand years back, and a sum must not overflow
-        words[self.base + self.WORDS - 1] += int(min(duration_s, _LONGEST_S) * 1e6)
+        added_us = int(min(max(0.0, duration_s), _LONGEST_S) * 1e6)
+        words[total] = min(words[total] + added_us, _MOST_US)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -38,8 +38,12 @@ class BegunBoard:
             left = max(0, len(self._free) - len(attempts))
             taken = self._free[left:]
             del self._free[left:]
-        for index, attempt in zip(taken, attempts, strict=False):
-            self.begin(index, attempt.job_id, hard_deadline_ns)
+        try:
+            for index, attempt in zip(taken, attempts, strict=False):
+                self.begin(index, attempt.job_id, hard_deadline_ns)
+        except Exception:
+            self.end_all(taken)
+            raise
         return taken
 
     def end_all(self, taken: list[int]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from bananas.codec import decode_payload
+from bananas.errors import FieldError
+from bananas.table import JOB_ID_MAX_BYTES
 from bananas.worker.attempt import Attempt, Bunch
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Items:
         for attempt in bunch.attempts:
             attempt.started_s = bunch.started_s
             try:
+                if len(attempt.job_id) > JOB_ID_MAX_BYTES:
+                    raise FieldError("id", f"has more than {JOB_ID_MAX_BYTES} bytes")  # noqa: TRY301 - its alone
                 value = from_payload(decode_payload(attempt.job.payload_json))
             except Exception as error:  # noqa: BLE001 - an item's own class may raise anything
                 self.broken.append((attempt, error))

@@ -56,26 +56,28 @@ class Intake:
                 continue
             try:
                 job = decode(record, max_retries=runs)
+                definition = find(job.name)
+                # The ordinary job, one of ours about which nothing is to be said, takes no call
+                # and no value more than this: 1.8 us with its decoding, against 2.8 the other way.
+                if (
+                    definition is not None
+                    and origin is not None
+                    and origin == job.place
+                    and not crashes
+                    and job.expires_at is None
+                    and job.status in _LIVE
+                ):
+                    limit_s = job.timeout_s or definition.options.timeout_s or default_limit_s
+                    attempts.append(Attempt(lease, job_id, job, definition, limit_s))
+                    continue
+                attempt = self._admit_one(lease, leased, job, definition, specials)
             except DecodeError as error:
                 self._outcomes.broken(lease, leased, error.why)
-                continue
-            definition = find(job.name)
-            # The ordinary job, one of ours about which nothing is to be said, takes no call and
-            # no value more than this: 1.8 us with its decoding, against 2.8 the other way.
-            if (
-                definition is not None
-                and origin is not None
-                and origin == job.place
-                and not crashes
-                and job.expires_at is None
-                and job.status in _LIVE
-            ):
-                limit_s = job.timeout_s or definition.options.timeout_s or default_limit_s
-                attempts.append(Attempt(lease, job_id, job, definition, limit_s))
-                continue
-            attempt = self._admit_one(lease, leased, job, definition, specials)
-            if attempt is not None:
-                attempts.append(attempt)
+            except Exception as error:  # noqa: BLE001 - that job's alone, the batch goes on
+                self._outcomes.undecided(lease, leased, error)
+            else:
+                if attempt is not None:
+                    attempts.append(attempt)
         return lease, attempts
 
     def _admit_one(

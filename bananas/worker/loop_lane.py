@@ -42,6 +42,10 @@ def _ignore(_task: asyncio.Task[None]) -> None:
     """Do nothing."""
 
 
+def _idle() -> None:
+    """Do nothing."""
+
+
 class LoopLane:
     """`async def` and inline handlers, and bunches for async batch handlers."""
 
@@ -72,6 +76,8 @@ class LoopLane:
         self._pausing = 0
         self._looking = False
         self.busy = 0
+        self.on_rest: Callable[[], None] = _idle
+        """Told when a runner has come to rest: there is room again."""
         self.started = 0
         self.lease_until_s = float("inf")
         """Monotonic time after which nothing may be begun (I5); the worker moves it."""
@@ -193,6 +199,7 @@ class LoopLane:
         resting = asyncio.get_running_loop().create_future()
         self._resting.append(resting)
         self._gate.settle()
+        self.on_rest()
         await resting
         self._woken -= 1
 
@@ -279,19 +286,21 @@ class LoopLane:
         self.started += 1
         token = running_job.set(attempt)
         try:
-            value = definition.function(**payload)
-            if definition.kind == "async":
-                value = await value
-        except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
-            outcomes.raised(attempt, error)
-            cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
-        else:
-            if attempt.timed_out:
-                outcomes.raised(attempt, attempt.timeout())
+            try:
+                value = definition.function(**payload)
+                if definition.kind == "async":
+                    value = await value
+            except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
+                outcomes.raised(attempt, error)
+                cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
             else:
-                outcomes.complete(attempt, value)
-        running_job.reset(token)
-        self._board.end(index)
+                if attempt.timed_out:
+                    outcomes.raised(attempt, attempt.timeout())
+                else:
+                    outcomes.complete(attempt, value)
+        finally:
+            running_job.reset(token)
+            self._board.end(index)
         return cut
 
     async def _bunch(self, bunch: Bunch, now_s: float) -> bool:
@@ -301,18 +310,20 @@ class LoopLane:
         taken = self._board.begin_all(items.attempts, hard_ns)
         self.started += len(items.attempts)
         try:
-            answer: Any = bunch.definition.function(items.values) if items.values else None
-            if inspect.isawaitable(answer):
-                answer = await answer
-        except BaseException as error:  # noqa: BLE001 - as for single jobs
-            cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
-            items.raised(self._outcomes, bunch.timeout() if cut and bunch.timed_out else error)
-        else:
-            if bunch.timed_out:
-                items.raised(self._outcomes, bunch.timeout())
+            try:
+                answer: Any = bunch.definition.function(items.values) if items.values else None
+                if inspect.isawaitable(answer):
+                    answer = await answer
+            except BaseException as error:  # noqa: BLE001 - as for single jobs
+                cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
+                items.raised(self._outcomes, bunch.timeout() if cut and bunch.timed_out else error)
             else:
-                items.returned(self._outcomes, answer)
-        self._board.end_all(taken)
+                if bunch.timed_out:
+                    items.raised(self._outcomes, bunch.timeout())
+                else:
+                    items.returned(self._outcomes, answer)
+        finally:
+            self._board.end_all(taken)
         return cut
 
 

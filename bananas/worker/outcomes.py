@@ -119,6 +119,7 @@ class Outcomes:
         wanted = job.result or options.result
         if wanted is None:
             wanted = self._settings.result_backend_enabled
+        data = b""
         if wanted:
             try:
                 data = encode_payload(value, max_bytes=self._settings.max_payload_bytes)
@@ -126,7 +127,6 @@ class Outcomes:
                 why = str(error) if isinstance(error, BananasError) else describe(error)
                 self._bury(attempt, f"result cannot be stored: {why}")
                 return
-            self._store(lease, attempt.job_id, b"completed", data, "", attempt.started_s)
         ttl_s = options.retention_s
         if ttl_s is None:
             ttl_s = int(self._settings.retention_completed_s)
@@ -139,6 +139,8 @@ class Outcomes:
                 settlement.kept[ttl_s] = [(attempt.job_id, record)]
             else:
                 kept.append((attempt.job_id, record))
+        if wanted:
+            self._store(lease, attempt.job_id, b"completed", data, "", attempt.started_s)
         if attempt.foreign:
             settlement.foreign.append(attempt.job_id)
         attempt.finished = True
@@ -241,10 +243,17 @@ class Outcomes:
             reason = f"cannot be dealt with: {describe(error)}"
             try:
                 self._bury(attempt, reason)
-            except ValueError:  # its record cannot even be written again
-                job = Job(attempt.job.id, attempt.job.name, payload_json=attempt.job.payload_json)
-                self._bury_as(attempt, job._replace(place=attempt.job.place), reason)
+            except Exception:  # noqa: BLE001 - its record cannot even be written again
+                job_id, old = attempt.job_id.decode(errors="replace"), attempt.job
+                job = Job(job_id, "", payload_json=old.payload_json, place=old.place or FALLBACK)
+                self._bury_as(attempt, job, reason)
                 attempt.finished = True
+
+    def undecided(self, lease: Lease, leased: Leased, error: Exception) -> None:
+        """Fail what a defect of ours has stopped before it was an attempt; with its bytes."""
+        if leased.job_id not in lease.settlement.ids():
+            log.error("job %r cannot be dealt with", leased.job_id, exc_info=error)
+            self.broken(lease, leased, f"cannot be dealt with: {describe(error)}")
 
     def unclaimed(self, held: Held | Attempt) -> None:
         """Leave a job of an unknown task to other workers for a while; fail it after some tries."""
@@ -327,8 +336,9 @@ class Outcomes:
 
     def _bury_as(self, held: Held | Attempt, job: Job, reason: str, started_s: float = 0.0) -> None:
         dead = job.with_(status="failed", updated_at=self._clock.text(), error=reason)
-        held.lease.settlement.failed.append((held.job_id, dead.encode(job.place)))
-        self._store(held.lease, held.job_id, b"failed", b"null", cut_error(reason), started_s)
+        record, why = dead.encode(job.place), cut_error(reason)
+        held.lease.settlement.failed.append((held.job_id, record))
+        self._store(held.lease, held.job_id, b"failed", b"null", why, started_s)
         self.failed += 1
         self._close(held)
 

@@ -82,6 +82,8 @@ class ThreadLane:
         """Threads that were given a token and have not come to rest."""
         self.on_rest: Callable[[], None] = _rest
         """Told when threads have come to rest: there is room again."""
+        self.on_death: Callable[[str, BaseException], None] = _bear
+        """Told, on the loop, of a thread that has ended by itself: it never should."""
         self.started = 0
         self.lease_until_s = float("inf")
 
@@ -181,8 +183,16 @@ class ThreadLane:
     # --- threads ---------------------------------------------------------------------------------
 
     def _run(self, runner: _Runner) -> None:
-        """One thread: work while there is some, then say so and wait for a token."""
         runner.ident = threading.get_ident()
+        try:
+            self._work(runner)
+        except BaseException as error:  # noqa: BLE001 - what it held would wait for ever, unseen
+            if self._loop is not None and not self._loop.is_closed():
+                name = threading.current_thread().name
+                self._loop.call_soon_threadsafe(self.on_death, name, error)
+
+    def _work(self, runner: _Runner) -> None:
+        """One thread: work while there is some, then say so and wait for a token."""
         while True:
             unit = self._tokens.get()
             if unit is not None:
@@ -220,6 +230,7 @@ class ThreadLane:
                 return self._attempt(runner, unit, hard_ns)
             return self._bunch(runner, unit, hard_ns)
         except Exception as error:  # noqa: BLE001 - that job's alone, and the thread goes on
+            self._board.end(runner.entry)
             return partial(self._outcomes.defect, unit, error)
 
     def _attempt(self, runner: _Runner, attempt: Attempt, hard_ns: int) -> End:
@@ -315,3 +326,7 @@ def _let_strike() -> None:
 
 def _rest() -> None:
     """Do nothing: a thread came to rest."""
+
+
+def _bear(_name: str, _error: BaseException) -> None:
+    """Do nothing."""

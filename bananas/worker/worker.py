@@ -56,6 +56,7 @@ _CANCEL_GRACE_S: Final = 1.0
 _RARE: Final = 0.05
 _LEAVE_S: Final = 5.0
 _RENEW_S: Final = 0.5
+_RENEWER: Final = "renewer of the epoch"
 _LOOK_S: Final = 0.1
 _RECYCLE_AGE_S: Final = 10.0
 
@@ -138,7 +139,8 @@ class Worker:
             admit=self._admit,
             fenced=self._on_fenced,
         )
-        self._thread_lane.on_rest = self._fetcher.stir
+        self._loop_lane.on_rest = self._thread_lane.on_rest = self._fetcher.stir
+        self._thread_lane.on_death = self._on_thread_death
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -169,8 +171,16 @@ class Worker:
         """Report a part that has ended: without it the worker would hold jobs and do nothing."""
         if self._leaving or task.cancelled():
             return
+        if task.get_name() == _RENEWER and task.exception() is None:
+            self._tasks.remove(task)
+            return
         log.critical("the %s has ended", task.get_name(), exc_info=task.exception())
         self.broken.set()
+
+    def _on_thread_death(self, name: str, error: BaseException) -> None:
+        if not self._leaving:
+            log.critical("the thread %s has ended", name, exc_info=error)
+            self.broken.set()
 
     def quiet(self) -> None:
         """Take no more jobs; those here go on."""
@@ -254,7 +264,7 @@ class Worker:
         singles = 0
         for attempt in attempts:
             definition = attempt.definition
-            if attempt.crashes >= self._settings.poison_deaths - 1:
+            if attempt.crashes and attempt.crashes >= self._settings.poison_deaths - 1:
                 unit = Bunch(definition, [attempt]) if definition.kind == "batch" else attempt
                 self._gate.suspect(self._lane(definition), unit)
             elif definition.kind == "batch":
@@ -375,7 +385,9 @@ class Worker:
         self._fetcher.closed = True
         self._settler.disown()
         self._take_waiting()
-        self._tasks.append(asyncio.get_running_loop().create_task(self._renew_epoch()))
+        task = asyncio.get_running_loop().create_task(self._renew_epoch(), name=_RENEWER)
+        task.add_done_callback(self._on_end)
+        self._tasks.append(task)
 
     async def _renew_epoch(self) -> None:
         while not self._leaving:
