@@ -39,7 +39,10 @@ TOOL_VARIABLES: Final = frozenset(
         "BANANAS_REQUIRE_EXT",  # a build without the compiled core is an error
     }
 )
-"""Variables under our prefix that are not settings; `BANANAS_TEST_*` belongs to the tests."""
+"""Variables under our prefix that are not settings."""
+
+# The commands' own options, and the tests.
+_TOOL_PREFIXES: Final = ("BANANAS_CLI_", "BANANAS_TEST_")
 
 # Kubernetes sets these for a service called `bananas` or `bananas-…` (BANANAS_SERVICE_HOST,
 # BANANAS_PORT_6379_TCP_ADDR …); BANANAS_PORT and BANANAS_API_PORT are told by their value.
@@ -418,9 +421,8 @@ _SCHEMES: Final = (
     "unix",
     "redis+sentinel",
     "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
 )
+_CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 
 
 class _Url(_Plain):
@@ -431,6 +433,8 @@ class _Url(_Plain):
     def read(self, raw: object) -> str:
         text = raw.strip() if isinstance(raw, str) else ""
         scheme, mark, _ = text.partition("://")
+        if mark and scheme in _CLUSTER_SCHEMES:
+            raise ValueError(f"{scheme}:// is not supported yet: name a server or its Sentinels")
         if not mark or scheme not in _SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
         if not text.isprintable() or " " in text:
@@ -444,9 +448,9 @@ class _Url(_Plain):
             if not parts.path.startswith("/") or hosts:
                 raise ValueError("must name an absolute path, as in unix:///run/redis.sock")
             return text
-        several = "+" in scheme
-        for host in hosts.split(",") if several else (hosts,):
-            self._check_host(host, required=several)
+        sentinels = scheme.endswith("+sentinel")
+        for host in hosts.split(",") if sentinels else (hosts,):
+            self._check_host(host, required=sentinels)
         self._check_path(scheme, parts.path.removeprefix("/"))
         return text
 
@@ -469,8 +473,6 @@ class _Url(_Plain):
                 raise ValueError("must name the master, as in redis+sentinel://host:26379/mymaster")
         if path and not re.fullmatch(r"[0-9]{1,5}", path):
             raise ValueError("must end with a database number, or nothing, after the host")
-        if scheme.endswith("+cluster") and path.strip("0"):
-            raise ValueError("must not choose a database: a cluster has only number 0")
 
 
 def _float(number: float) -> float:
@@ -546,13 +548,11 @@ class Settings:
     redis_url: str | None = _setting(
         None,
         _Maybe(_Url(), "embedded server"),
-        "Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, "
-        "`redis+cluster://`; unset, a private server is started",
+        "Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` "
+        "(`redis+cluster://` is not supported yet); unset, a private server is started",
         bare=True,
     )
-    key_prefix: str = _setting(
-        "bananas", _KEY_PREFIX, "first part of every key; in a cluster it carries a hash tag"
-    )
+    key_prefix: str = _setting("bananas", _KEY_PREFIX, "first part of every key")
     data_dir: Path = field(
         default_factory=_default_data_dir,
         metadata={
@@ -849,7 +849,7 @@ def _take_environ(given: _Given, environ: Mapping[str, str]) -> None:
             variable.startswith(_PREFIX)
             and variable not in known
             and variable not in TOOL_VARIABLES
-            and not variable.startswith("BANANAS_TEST_")
+            and not variable.startswith(_TOOL_PREFIXES)
             and not _SERVICE_LINK.fullmatch(variable)
             and not (variable.endswith("_PORT") and _SERVICE_LINK_VALUE.fullmatch(text))
         ):

@@ -1,8 +1,8 @@
 """Options: those that are settings, read by `Settings` alone, and those of one command.
 
 Every option has a variable and names it in its help. That of a setting is the setting's.
-That of any other is `BANANAS_CLI_<COMMAND>_<OPTION>`; those are for commands only, so they
-are kept from `Settings`, which knows nothing of them, and from the processes we start.
+That of any other is `BANANAS_CLI_<COMMAND>_<OPTION>`; those are for commands only: `Settings`
+passes them over, and the processes we start do not get them.
 """
 
 from __future__ import annotations
@@ -159,19 +159,10 @@ as_json: Final = flag("--json", "json_output", is_flag=True, help="Print JSON.")
 """For machines."""
 
 
-def environment() -> dict[str, str]:
-    """Return the environment without what is for commands only."""
-    return {name: text for name, text in os.environ.items() if not _is_ours(name)}
-
-
 def leave_variables() -> None:
     """Take what is for commands only out of the environment that our children get."""
-    for name in [name for name in os.environ if _is_ours(name)]:
+    for name in [name for name in os.environ if name.startswith(VARIABLE_PREFIX)]:
         del os.environ[name]
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(VARIABLE_PREFIX)
 
 
 def given_flags(ctx: click.Context) -> dict[str, Any]:
@@ -190,7 +181,7 @@ def read_settings(ctx: click.Context, **flags: object) -> Settings:
     Raises:
         SettingsError: Holds every wrong value and every contradiction.
     """
-    return Settings.from_sources(environment(), load_pyproject(), **(flags | given_flags(ctx)))
+    return Settings.from_sources(os.environ, load_pyproject(), **(flags | given_flags(ctx)))
 
 
 def source_of(

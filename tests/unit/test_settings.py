@@ -272,9 +272,26 @@ def test_unknown_variables() -> None:
 
 
 def test_tool_variables() -> None:
-    """Variables of builds and tests are not settings, and no errors."""
-    environ = dict.fromkeys(TOOL_VARIABLES, "1") | {"BANANAS_TEST_ANYTHING": "1", "HOME": "/h"}
+    """Variables of builds, of tests and of commands' options are not settings, and no errors."""
+    environ = dict.fromkeys(TOOL_VARIABLES, "1") | {
+        "BANANAS_TEST_ANYTHING": "1",
+        "BANANAS_CLI_ENQUEUE_WAIT": "1",
+        "HOME": "/h",
+    }
     assert Settings.from_sources(environ) == env(HOME="/h")
+    assert set(problems({"BANANAS_CLIENT": "1", "BANANAS_TESTS": "1"})) == {
+        "BANANAS_CLIENT",
+        "BANANAS_TESTS",
+    }
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
+def test_a_cluster_is_refused_by_name(scheme: str) -> None:
+    """It is said that clusters are not supported, before anything is connected to."""
+    found = problems({"REDIS_URL": f"{scheme}://u:hunter2@a:1,b:2"})
+    assert found.keys() == {"REDIS_URL"}
+    assert f"{scheme}:// is not supported yet" in found["REDIS_URL"]
+    assert "hunter2" not in found["REDIS_URL"]
 
 
 def test_kubernetes_service_links() -> None:
@@ -298,8 +315,8 @@ def test_kubernetes_service_links() -> None:
 
 WRONG: list[tuple[str, list[str]]] = [
     ("REDIS_URL", ["localhost", "http://h", "redis://h:0", "redis://h:x", "redis://h/one"]),
-    ("REDIS_URL", ["unix://", "unix://host/x", "redis+sentinel://h:1", "redis+cluster://h/1"]),
-    ("REDIS_URL", ["redis://a b", "redis://h:99999", "redis+cluster://:1", "redis://[::1"]),
+    ("REDIS_URL", ["unix://", "unix://host/x", "redis+sentinel://h:1"]),
+    ("REDIS_URL", ["redis://a b", "redis://h:99999", "redis+sentinel://:1/m", "redis://[::1"]),
     ("BANANAS_KEY_PREFIX", ["a b", "{a}{b}", "{}", "a{", "x" * 65, "é", "a*"]),
     ("BANANAS_DATA_DIR", ["\0", "~nobody-of-this-name/x"]),
     ("BANANAS_API_HOST", ["http://x", "a b"]),
@@ -341,7 +358,7 @@ RIGHT: list[tuple[str, str, str, object]] = [
     ("REDIS_URL", "unix:///run/r.sock?db=2", "redis_url", "unix:///run/r.sock?db=2"),
     ("REDIS_URL", "unix://u:p@/r.sock", "redis_url", "unix://u:p@/r.sock"),
     ("REDIS_URL", "redis+sentinel://a:1,b:2/mymaster/3", "redis_url", ...),
-    ("REDIS_URL", "rediss+cluster://u:p@a:1,b/0", "redis_url", ...),
+    ("REDIS_URL", "rediss+sentinel://u:p@a:1,b/m/0", "redis_url", ...),
     ("BANANAS_KEY_PREFIX", "a{b}:c", "key_prefix", "a{b}:c"),
     ("BANANAS_DATA_DIR", "/a/../b", "data_dir", Path("/b")),
     ("API_PORT", "0", "api_port", 0),
