@@ -6,8 +6,11 @@ build shows (`make test-docker`).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -202,12 +205,13 @@ class TestHealth:
 def test_reloader_sends_one_hangup_for_a_saved_file(tmp_path: Path) -> None:
     """A saved file becomes SIGHUP, others do not, and the command's status is passed on."""
     pytest.importorskip("watchfiles")
-    (tmp_path / "command.py").write_text(
+    (tmp_path / "command.py").write_text(  # blocked and waited for: a handler may come too late
         "import signal, sys\n"
-        "signal.signal(signal.SIGHUP, lambda *_: print('hangup', flush=True))\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "wanted = {signal.SIGHUP, signal.SIGTERM}\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, wanted)\n"
         "print('ready', flush=True)\n"
-        "while True: signal.pause()\n"
+        "while signal.sigwait(wanted) == signal.SIGHUP: print('hangup', flush=True)\n"
+        "sys.exit(7)\n"
     )
     source = tmp_path / "source"
     source.mkdir()
@@ -216,6 +220,7 @@ def test_reloader_sends_one_hangup_for_a_saved_file(tmp_path: Path) -> None:
         env={"RELOAD_DIR": str(source), "PATH": ""},
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert reloader.stdout
     try:
@@ -230,7 +235,9 @@ def test_reloader_sends_one_hangup_for_a_saved_file(tmp_path: Path) -> None:
         reloader.terminate()
         assert reloader.wait(10) == 7
     finally:
-        reloader.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(reloader.pid, signal.SIGKILL)  # the command too
+        reloader.wait()
         reloader.stdout.close()
 
 
