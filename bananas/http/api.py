@@ -41,7 +41,10 @@ _BATCH: Final = "/jobs/batch"
 
 
 class Api:
-    """The application; serve it with `server.serve`, or mount it in another."""
+    """The application; serve it with `server.serve`.
+
+    Its paths begin at the root: it cannot be mounted under one in another application.
+    """
 
     def __init__(self, client: Client, settings: Settings) -> None:
         """Work through `client`, which its owner closes; the limits are the settings'."""
