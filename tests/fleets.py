@@ -261,7 +261,10 @@ class Scene:
 
     def drained(self) -> bool:
         """Tell whether nothing waits, is due or is leased."""
-        return self.waiting() == 0 and self.leased() == 0
+        before = self.counters()
+        empty = self.waiting() == 0 and self.leased() == 0
+        # several reads: what moved between them has been counted
+        return empty and self.counters() == before
 
     def status(self, job_id: str) -> str:
         """Return the status in a job's record, "" when it has none."""
