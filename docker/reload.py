@@ -18,6 +18,7 @@ import watchfiles
 FOLDER = os.environ.get("RELOAD_DIR", ".")
 #: Below the time a person notices, above the time an editor takes to save several files.
 DEBOUNCE_MS = 200
+_LOOK_S = 0.5
 
 
 def main(command: list[str]) -> int:
@@ -28,7 +29,13 @@ def main(command: list[str]) -> int:
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(child, stop), daemon=True)
     watcher.start()
-    status = child.wait()
+    while True:
+        # A signal that comes just before a wait without end is handled only after it.
+        try:
+            status = child.wait(_LOOK_S)
+        except subprocess.TimeoutExpired:
+            continue
+        break
     stop.set()
     watcher.join(timeout=2)
     return status if status >= 0 else 128 - status
