@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bananas.warden")
 
 FENCED_NS: Final = 1
-"""A lease end in the past: the worker takes a new epoch."""
+"""A lease end in the past: nothing more begins; that it is fenced the worker hears from Redis."""
 
 
 class Beat:

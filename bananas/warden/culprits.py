@@ -11,11 +11,11 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from bananas.broker import Retention, Settlement
-from bananas.errors import DecodeError
+from bananas.errors import BrokerError, DecodeError
 from bananas.job import Job
 from bananas.placement import belongs
 from bananas.retry import RetryPolicy
-from bananas.speedups import format_time
+from bananas.speedups import MAX_COUNT, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,12 @@ class Culprits:
         for request, ids in (await self._broker.leases_of(epoch, culprits)).items():
             settlement = Settlement(request)
             for job_id in ids:
-                await self._judge(settlement, job_id)
+                try:
+                    await self._judge(settlement, job_id)
+                except BrokerError:
+                    raise
+                except Exception:  # given back with the rest: the neighbours must not wait for it
+                    log.exception("cannot charge job %r with its failed run", job_id)
             if len(settlement):
                 stale = await self._broker.settle(epoch, settlement, self._retention)
                 charged += len(settlement) - len(stale)
@@ -74,7 +79,8 @@ class Culprits:
             return  # given back with the rest; a worker buries it
         now_us = self._clock.real_us()
         where = job.place or belongs(job, self._broker.specials)
-        job = job.with_(attempts=job.attempts + 1, error=REASON, updated_at=format_time(now_us))
+        runs = min(job.attempts + 1, MAX_COUNT)  # a foreign record may say anything
+        job = job.with_(attempts=runs, error=REASON, updated_at=format_time(now_us))
         if job.place is None:
             settlement.foreign.append(job_id)
         delay_s = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from bananas.errors import BrokerError
+from bananas.errors import BrokerDeniedError, BrokerFullError, BrokerUnavailableError
 from bananas.placement import find_places
 from bananas.table import SlotState
 
@@ -57,9 +57,10 @@ class Reclaimer:
             if slot.state is SlotState.EXITED:
                 try:
                     moved += await self._reclaim_slot(slot)
-                except BrokerError:
-                    raise
-                except Exception:  # the other dead children's jobs must not wait for it
+                except Exception as error:
+                    if _is_outage(error):
+                        raise
+                    # the other dead children's jobs must not wait for it
                     log.exception("cannot reclaim what process %d held", slot.pid)
         return moved
 
@@ -87,7 +88,13 @@ class Reclaimer:
         stood_still = slot.tick_ns > 0 and slot.exited_ns - slot.tick_ns > _STOOD_STILL_NS
         if not slot.culprits or (stood_still and len(begun) > 1):
             return begun
-        await self._culprits.settle(epoch, slot.culprits)
+        try:
+            await self._culprits.settle(epoch, slot.culprits)
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            # what it held must come back all the same; nobody is charged for a defect of ours
+            log.exception("cannot settle the culprits of process %d", slot.pid)
         return []
 
     async def reclaim_lapsed(self) -> int:
@@ -114,7 +121,14 @@ class Reclaimer:
             return 0
         moved = 0
         for epoch in found.epochs:
-            count = await self.reclaim(epoch, proven=False)
+            try:
+                count = await self.reclaim(epoch, proven=False)
+            except Exception as error:
+                if _is_outage(error):
+                    raise
+                # the other epochs must not wait for it
+                log.exception("cannot reclaim the lapsed epoch %s", epoch)
+                continue
             log.warning("epoch %s lapsed: %d jobs given back", epoch, count)
             moved += count
         return moved
@@ -130,3 +144,8 @@ class Reclaimer:
             if step.state != "more":
                 return moved
             placed = await find_places(self._broker, step.unplaced)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether this is about the server, and not about what was asked of it."""
+    return isinstance(error, BrokerUnavailableError | BrokerFullError | BrokerDeniedError)

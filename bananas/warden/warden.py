@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,7 @@ from bananas.warden.pruner import Pruner
 from bananas.warden.reclaimer import Reclaimer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from bananas.broker import Broker
     from bananas.clock import Clock
@@ -58,9 +57,9 @@ class Warden:
         self.promoter = Promoter(broker, served, interval_s=settings.promote_interval_s)
         self.pruner = Pruner(broker, retention_failed_s=settings.retention_failed_s)
         self._death = asyncio.Event()
+        self.broken = asyncio.Event()
+        """Set when a rhythm has ended by itself: the process must be replaced."""
         self._tasks: list[asyncio.Task[None]] = []
-        self.last_beat_s: float | None = None
-        """Monotonic time of the last good beat: readiness goes by it."""
 
     def notice_death(self) -> None:
         """A child has ended: look at once."""
@@ -69,14 +68,28 @@ class Warden:
     def start(self) -> None:
         """Start the rhythms."""
         loop = asyncio.get_running_loop()
-        rhythms = [("beat", self._beat()), ("reclaimer of the dead", self._reclaim_dead())]
+        rhythms: list[tuple[str, Coroutine[None, None, None]]] = [
+            ("beat", self._every(self._beat_s, self.beat.beat, "beat")),
+            ("reclaimer of the dead", self._reclaim_dead()),
+        ]
         if self._scheduler:
             rhythms += [
                 ("promoter", self._promote()),
-                ("reclaimer of the lapsed", self._every(self._sweep_s, self._sweep, "sweep")),
+                (
+                    "reclaimer of the lapsed",
+                    self._every(self._sweep_s, self.reclaimer.reclaim_lapsed, "sweep"),
+                ),
                 ("pruner", self._every(_PRUNE_S, self._prune, "prune")),
             ]
         self._tasks = [loop.create_task(rhythm, name=name) for name, rhythm in rhythms]
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Report a rhythm that has ended: nobody would miss it until it is too late."""
+        if not task.cancelled():
+            log.critical("the %s has ended", task.get_name(), exc_info=task.exception())
+            self.broken.set()
 
     async def stop(self) -> None:
         """End the rhythms; returns what the dead held first, if Redis answers."""
@@ -89,13 +102,6 @@ class Warden:
         except (BrokerError, TimeoutError) as error:
             log.warning("left with leases of the dead, they will lapse: %s", error)
 
-    async def _beat(self) -> None:
-        async def beat() -> None:
-            await self.beat.beat()
-            self.last_beat_s = time.monotonic()
-
-        await self._every(self._beat_s, beat, "beat")
-
     async def _reclaim_dead(self) -> None:
         while True:
             self._death.clear()
@@ -105,6 +111,8 @@ class Warden:
                 log.warning("cannot reclaim: %s", error)
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except Exception:  # a defect of ours: the dead of the next round must not pay for it
+                log.exception("cannot reclaim")
             # a lost notice costs one beat; wait_for() may lose a cancellation to a notice
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._beat_s):
@@ -117,13 +125,10 @@ class Warden:
             except BrokerError as error:
                 log.warning("cannot promote: %s", error)
                 wait_s = _RETRY_S
-            except Exception:  # a rhythm that ends would not be missed until it is too late
+            except Exception:  # a defect of ours: what is due next must not pay for it
                 log.exception("cannot promote")
                 wait_s = _RETRY_S
             await asyncio.sleep(wait_s)
-
-    async def _sweep(self) -> None:
-        await self.reclaimer.reclaim_lapsed()
 
     async def _prune(self) -> None:
         await self.pruner.prune()
@@ -131,14 +136,14 @@ class Warden:
         await self.promoter.learn_places()
 
     async def _every(
-        self, interval_s: float, step: Callable[[], Awaitable[None]], name: str
+        self, interval_s: float, step: Callable[[], Awaitable[object]], name: str
     ) -> None:
-        """Take a step, then wait; an outage is logged and outlived."""
+        """Take a step, then wait; an outage or a defect is logged and outlived."""
         while True:
             try:
                 await step()
             except BrokerError as error:
                 log.warning("cannot %s: %s", name, error)
-            except Exception:  # a rhythm that ends would not be missed until it is too late
+            except Exception:  # a defect of ours: the next step may well succeed
                 log.exception("cannot %s", name)
             await asyncio.sleep(interval_s)

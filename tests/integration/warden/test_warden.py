@@ -123,3 +123,54 @@ async def test_lapsed_epochs_are_swept_after_one_lease(bench: Bench) -> None:
     assert not bench.redis.hgetall(bench.keys.crashes)
     assert bench.redis.zscore(bench.keys.epochs, epoch) is None
     del jobs
+
+
+async def test_a_culprit_whose_count_is_full_is_failed_like_any(bench: Bench) -> None:
+    """A record may say any number of runs: it strands neither itself nor the next dead child."""
+    record = b'{"id":"x","name":"t","payload":{},"attempts":9007199254740991,"max_retries":3}'
+    bench.push(record, "x")
+    slot = bench.free_slot()
+    slot.claim("worker", now_ns=time.monotonic_ns())
+    slot.epoch = "e" * 32
+    assert await lease(bench, slot.epoch) == ["x"]
+    slot.culprits = [b"x"]
+    slot.exited_ns = slot.tick_ns = time.monotonic_ns()
+    slot.state = SlotState.EXITED
+    bench.warden(scheduler=False)
+    dead = await bench.status("x", "failed")
+    assert (dead.attempts, dead.error) == (9007199254740991, REASON)
+    await until(lambda: slot.state is SlotState.FREE)
+
+
+async def test_a_rhythm_outlives_a_defect(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody thought of costs one round; what is due later is still promoted."""
+    warden = bench.warden()
+    inner, raised = warden.promoter.promote, asyncio.Event()
+
+    async def broken() -> float:
+        if not raised.is_set():
+            raised.set()
+            raise RuntimeError("a defect")
+        return await inner()
+
+    monkeypatch.setattr(warden.promoter, "promote", broken)
+    await asyncio.wait_for(raised.wait(), 5)
+    await bench.app.client.submit("t", delay_s=0.01)
+    await until(lambda: bench.redis.llen(bench.keys.waiting(place("normal"))) == 1)
+    assert not warden.broken.is_set()
+
+
+async def test_a_rhythm_that_ends_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one of its rhythms a warden is of no use: the process is to be replaced."""
+
+    class Odd(BaseException):
+        """It passes by every `except Exception`."""
+
+    async def broken() -> int:
+        raise Odd
+
+    warden = bench.warden()
+    monkeypatch.setattr(warden.reclaimer, "reclaim_dead", broken)
+    warden.notice_death()
+    await asyncio.wait_for(warden.broken.wait(), 5)
+    monkeypatch.undo()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bananas.broker import GiveBack, Lapsed
+from bananas.errors import BrokerError, BrokerUnavailableError
 from bananas.table import SlotState, Table
 from bananas.warden.beat import FENCED_NS, Beat
 from bananas.warden.reclaimer import Reclaimer
@@ -53,6 +54,7 @@ class Broker:
         """How far the server's clock was set."""
         self.reclaimed: list[tuple[str, bool, list[bytes]]] = []
         self.alive: dict[str, bool] = {}
+        self.errors: dict[str, Exception] = {}
         self.beaten: list[str] = []
 
     async def lapsed(self) -> Lapsed:
@@ -69,7 +71,9 @@ class Broker:
         charged: Sequence[bytes] = (),
         placed: Any = None,  # noqa: ANN401, ARG002
     ) -> GiveBack:
-        """Give back two jobs."""
+        """Give back two jobs, or fail as the test says."""
+        if epoch in self.errors:
+            raise self.errors[epoch]
         self.reclaimed.append((epoch, proven, list(charged)))
         return GiveBack("done", 2, [])
 
@@ -85,9 +89,12 @@ class Culprits:
     def __init__(self) -> None:
         """Start empty."""
         self.settled: list[bytes] = []
+        self.error: Exception | None = None
 
     async def settle(self, _epoch: str, culprits: Sequence[bytes]) -> int:
-        """Note them."""
+        """Note them, or fail as the test says."""
+        if self.error is not None:
+            raise self.error
         self.settled += culprits
         return len(culprits)
 
@@ -197,6 +204,50 @@ async def test_in_a_loop_that_stood_still_the_late_ones_are_not_the_culprits() -
     die(table, begun=[b"a"], culprits=[b"a"], ticked_s=5)
     await reclaimer.reclaim_dead()
     assert culprits.settled == [b"a"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), BrokerError("reclaim", "WRONGTYPE")])
+async def test_one_bad_slot_does_not_hold_up_the_others(error: Exception) -> None:
+    """What cannot be given back for one child is for the others; only an outage is for all."""
+    reclaimer, broker, _, table, _ = make()
+    for index in range(3):
+        slot = table.slot(index)
+        slot.claim("worker", now_ns=1)
+        slot.epoch = f"dead{index}"
+        slot.state = SlotState.EXITED
+    broker.errors["dead0"] = error
+    assert await reclaimer.reclaim_dead() == 4
+    assert [slot.state for slot in table.slots] == [SlotState.EXITED, *2 * [SlotState.FREE]]
+    del broker.errors["dead0"]
+    assert await reclaimer.reclaim_dead() == 2, "it is tried again"
+    slot.state = SlotState.EXITED
+    slot.epoch = "dead2"
+    broker.errors["dead2"] = BrokerUnavailableError("redis://x", "away")
+    with pytest.raises(BrokerUnavailableError):
+        await reclaimer.reclaim_dead()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), BrokerError("reclaim", "WRONGTYPE")])
+async def test_one_bad_epoch_does_not_hold_up_the_others(error: Exception) -> None:
+    """The same for lapsed epochs."""
+    reclaimer, broker, clock, _, _ = make()
+    await sweep(reclaimer, clock, 5)
+    broker.lapsed_epochs = ["bad", "good"]
+    broker.errors["bad"] = error
+    assert await sweep(reclaimer, clock, 0.25) == 2
+    broker.errors["bad"] = BrokerUnavailableError("redis://x", "away")
+    with pytest.raises(BrokerUnavailableError):
+        await sweep(reclaimer, clock, 0.25)
+
+
+async def test_culprits_that_cannot_be_settled_are_given_back_with_the_rest() -> None:
+    """A defect of ours charges nobody, and strands nothing."""
+    reclaimer, broker, _, table, culprits = make()
+    culprits.error = RuntimeError("a defect")
+    die(table, begun=[b"a", b"b"], culprits=[b"a"])
+    assert await reclaimer.reclaim_dead() == 2
+    assert broker.reclaimed == [("dead", True, [])]
+    assert table.slot(0).state is SlotState.FREE
 
 
 async def test_a_beat_is_for_the_living_and_tells_each_how_long() -> None:
