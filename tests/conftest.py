@@ -2,33 +2,41 @@
 
 `server` runs a test once per kind of server this machine has (`--servers=first`
 keeps to the preferred one).  Tests that harm a server make their own with
-`make_server`.
+`make_server`.  `--twin` is the second run of `make test`: see `twin.py`.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from servers import KINDS, Kind, Server, available, version_line
+from twin import is_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from redis import Redis
 
+_LEFT_OUT: Final = pytest.StashKey[int]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run choose its servers."""
+    """Let a run choose its servers, and how much of the suite the second core is to see."""
     parser.addoption(
         "--servers",
-        default="all",
         choices=["all", "first", *KINDS],
         help="which servers `server` stands for: all that are here (default), the first, or one",
     )
+    parser.addoption(
+        "--twin",
+        action="store_true",
+        help="one server, and without the tests that say the same over either core",
+    )
+    parser.addoption("--all", action="store_true", help="leave nothing out of --twin")
 
 
 def pytest_report_header() -> list[str]:
@@ -44,8 +52,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("_server_kind", kinds or [none], scope="session")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the twin's run can do without."""
+    if not _is_short(config):
+        return
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        slow = item.get_closest_marker("slow") is not None
+        (left_out if is_left_out(item.path, slow=slow) else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[_LEFT_OUT] = len(left_out)
+    items[:] = kept
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Do not call it a failure when all that was asked for is left out (`ARGS=tests/docs`)."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash.get(_LEFT_OUT, 0):
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def _is_short(config: pytest.Config) -> bool:
+    return bool(config.getoption("--twin") and not config.getoption("--all"))
+
+
 def _chosen(config: pytest.Config) -> list[Kind]:
     choice, here = config.getoption("--servers"), available()
+    choice = choice or ("first" if _is_short(config) else "all")
     if choice == "all":
         return here
     return here[:1] if choice == "first" else [kind for kind in here if kind == choice]

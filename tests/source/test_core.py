@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import twin
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "bananas"
 PYX = PACKAGE / "_speedups.pyx"
@@ -61,6 +63,14 @@ def test_run_uses_the_core_it_was_asked_for() -> None:
 
     pure = os.environ.get("BANANAS_PURE", "").lower() in {"1", "true", "yes", "on"}
     assert (compiled() and not pure) == COMPILED
+
+
+def test_what_the_twin_leaves_out_is_there() -> None:
+    """A renamed folder does not come back unseen, and what tests the cores is not left out."""
+    assert [part for part in twin.LEFT_OUT if not (twin.HERE / part).exists()] == []
+    for kept in ("unit/test_speedups.py", "integration/worker/test_service.py", __file__):
+        assert not twin.is_left_out(twin.HERE / kept, slow=False)
+        assert twin.is_left_out(twin.HERE / kept, slow=True)
 
 
 def test_generated_c_is_not_in_the_package() -> None:
