@@ -19,7 +19,7 @@ from bananas.context import running_job
 from bananas.keys import Keys
 from bananas.log import configure
 from bananas.runtime.application import load
-from bananas.runtime.signals import Leave, drain_or_cut
+from bananas.runtime.signals import Leave, drain_or_cut, start_or_drain
 from bananas.supervisor.process import EXIT_TARGET_RAISED
 from bananas.transport import Transport
 from bananas.warden.warden import Warden
@@ -120,18 +120,20 @@ def worker_body(
                         served=_served(settings),
                         scheduler=settings.scheduler_enabled,
                     )
-                await worker.start()
-                if warden is not None:
-                    warden.start()
-                    await _notice_deaths(child, warden)
-                # What stands by now stays: collections that walk it anew cost each no-op job
-                # a tenth of its CPU (10.1 us against 11.0).
-                gc.collect()
-                gc.freeze()
-                crash = asyncio.ensure_future(_crash_with(worker))
-                child.ready()
+                crashes = [asyncio.ensure_future(_crash_with(worker.broken))]
+                if await start_or_drain(leave, worker.start):
+                    if warden is not None:
+                        warden.start()
+                        crashes.append(asyncio.ensure_future(_crash_with(warden.broken)))
+                        await _notice_deaths(child, warden)
+                    # What stands by now stays: collections that walk it anew cost each no-op job
+                    # a tenth of its CPU (10.1 us against 11.0).
+                    gc.collect()
+                    gc.freeze()
+                    child.ready()
                 await drain_or_cut(leave, worker.stop, settings.shutdown_grace_s)
-                crash.cancel()
+                for crash in crashes:
+                    crash.cancel()
                 if warden is not None:
                     await warden.stop()
                 await wake.close()
@@ -144,9 +146,9 @@ def worker_body(
     return body
 
 
-async def _crash_with(worker: Worker) -> None:
-    """End the process with a part of its worker: the warden gives back what it held."""
-    await worker.broken.wait()
+async def _crash_with(broken: asyncio.Event) -> None:
+    """End the process with a part of it: another takes its place, what it held is given back."""
+    await broken.wait()
     _exit(EXIT_TARGET_RAISED)
 
 
@@ -174,10 +176,12 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
                     scheduler=scheduler,
                 )
                 warden.start()
+                crash = asyncio.ensure_future(_crash_with(warden.broken))
                 await _notice_deaths(child, warden)
                 child.ready()
                 await leave.drain.wait()
                 await _outlast_siblings(child, settings.shutdown_grace_s)
+                crash.cancel()
                 await warden.stop()
 
         run_loop(main())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
     from bananas.supervisor import Child
+
+
+_GIVE_UP_S: Final = 1.0
+"""How long a start may take to be given up."""
 
 
 class Leave:
@@ -41,6 +45,25 @@ class Leave:
             self.on_drain()
 
         loop.add_reader(child.lifeline_fd, orphaned)
+
+
+async def start_or_drain(leave: Leave, start: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+    """Run `start()`; returns False when it was given up because it is time to leave.
+
+    Raises:
+        Exception: What `start` raises.
+    """
+    starting = asyncio.ensure_future(start())
+    leaving = asyncio.ensure_future(leave.drain.wait())
+    await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,), timeout=_GIVE_UP_S)
+        if not starting.done() or starting.cancelled() or starting.exception() is not None:
+            return False
+    await starting
+    return True
 
 
 async def drain_or_cut(

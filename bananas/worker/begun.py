@@ -29,6 +29,7 @@ class BegunBoard:
         self.slot: Final = slot
         self.begin = around_begin(slot.begin)
         self.end = slot.end
+        self._entries = entries
         self._free = list(range(runners, entries))
         self._lock = threading.Lock()
 
@@ -45,6 +46,11 @@ class BegunBoard:
             self.end_all(taken)
             raise
         return taken
+
+    def end_everything(self) -> None:
+        """Take all out: the process ends as it should, whatever still runs is not to blame."""
+        for index in range(self._entries):
+            self.end(index)
 
     def end_all(self, taken: list[int]) -> None:
         """Take them out again."""

@@ -75,6 +75,46 @@ class Buffer:
             self.put(unit)
         return taken
 
+    def take_bunches(self, keep_items: int) -> list[Attempt]:
+        """Take bunches out, the last ones first, until they hold at most `keep_items`."""
+        left = self.items()
+        taken: list[Attempt] = []
+        passed: list[Unit] = []
+        while left > keep_items and (unit := self.pop_last()) is not None:
+            if isinstance(unit, Bunch):
+                left -= len(unit.attempts)
+                taken += unit.attempts
+            else:
+                passed.append(unit)
+        for unit in reversed(passed):
+            self.put(unit)
+        return taken
+
+    def items(self) -> int:
+        """Return how many items wait in bunches."""
+        queues = (self._high, self._normal, self._low)
+        # a copy is made at once; the queue itself may change under a loop
+        units = [unit for queue in queues for unit in queue.copy()]
+        return sum(len(unit.attempts) for unit in units if isinstance(unit, Bunch))
+
+    def take_out(self, attempt: Attempt) -> bool:
+        """Take a job out that waits alone or in a bunch; False when somebody was faster."""
+        for queue in (self._high, self._normal, self._low):
+            for unit in queue.copy():
+                inside = isinstance(unit, Bunch) and attempt in unit.attempts
+                if not inside and unit is not attempt:
+                    continue
+                try:
+                    queue.remove(unit)
+                except (ValueError, IndexError):  # a thread has taken it, or another meanwhile
+                    return False
+                if isinstance(unit, Bunch):
+                    others = [run for run in unit.attempts if run is not attempt]
+                    if others:
+                        queue.appendleft(Bunch(unit.definition, others))
+                return True
+        return False
+
     def clear(self) -> list[Unit]:
         """Take everything out, in order."""
         taken: list[Unit] = []

@@ -109,6 +109,14 @@ class Gatherer:
         self._timers.clear()
         return taken
 
+    def take_out(self, attempt: Attempt) -> bool:
+        """Take out one that waits; False when it is not here."""
+        waiting = self._waiting.get(attempt.job.priority, [])
+        if attempt not in waiting:
+            return False
+        waiting.remove(attempt)
+        return True
+
     def _leave(self, priority: str) -> None:
         timer = self._timers.pop(priority, None)
         if timer is not None:

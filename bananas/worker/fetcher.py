@@ -1,8 +1,7 @@
 """Keeps the lanes fed: asks for the next jobs before the last are done, and for no more.
 
-How much is fetched ahead follows from how fast jobs end here: a tenth of a second of
-work, so that a worker with slow jobs hoards none while its neighbours idle. Without work
-it blocks on the wake markers; a lost marker costs one poll interval.
+How much that is its owner says (`room`). Without work it blocks on the wake markers; a
+lost marker costs one poll interval.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from bananas.broker import Fenced
@@ -28,38 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bananas.worker")
 
-AHEAD_S: Final = 0.1
-"""Work to hold ahead, seconds."""
-
 ROOM_BYTES: Final = 1 << 20
 """Most bytes of records in one answer."""
 
-_SMOOTHING_S: Final = 0.5
-_MOMENT_S: Final = 0.001
 _PAUSE_S: Final = 0.5
-_STOP_S: Final = 2.0
 _WAKE_MARGIN_S: Final = 5.0
-
-
-class Pace:
-    """How many jobs end here a second, smoothed over half a second."""
-
-    def __init__(self, now_s: float) -> None:
-        """Start at 0."""
-        self.per_s = 0.0
-        self._count = 0
-        self._at_s = now_s
-
-    def saw(self, count: int, now_s: float) -> None:
-        """Take over how many have ended in all by now."""
-        elapsed_s = now_s - self._at_s
-        if elapsed_s < _MOMENT_S:
-            return
-        current = (count - self._count) / elapsed_s
-        weight = min(1.0, elapsed_s / _SMOOTHING_S) if current < self.per_s else 0.5
-        self.per_s += (current - self.per_s) * weight
-        self._count = count
-        self._at_s = now_s
 
 
 class Fetcher:
@@ -74,11 +45,11 @@ class Fetcher:
         settings: Settings,
         *,
         known: frozenset[str],
-        appetite: Callable[[int], int],
+        appetite: Callable[[], int],
         admit: Callable[[Batch], None],
         fenced: Callable[[str], None],
     ) -> None:
-        """Feed `admit` with batches of at most what `appetite(ahead)` says.
+        """Feed `admit` with batches of at most what `appetite` says.
 
         Args:
             broker: Leases come from here.
@@ -87,7 +58,7 @@ class Fetcher:
             sorter: For workers that do not lease from the common places.
             settings: Batch size and poll interval.
             known: Tasks registered here.
-            appetite: Jobs wanted now when `ahead` may wait beside those running.
+            appetite: How many jobs are wanted now.
             admit: Takes a batch.
             fenced: Told that the epoch is gone.
         """
@@ -106,12 +77,11 @@ class Fetcher:
         self._stopping = False
         self.epoch = ""
         self.closed = False
-        """Fetch nothing while True: quiet, recycling, or outcomes cannot be sent."""
+        """Fetch nothing while True: the worker is quiet or leaving, or has no epoch."""
+        self.starved = False
+        """Whether it waits for room, or for whatever else makes the appetite 0."""
         self.in_flight: str | None = None
         """The request that waits for its answer."""
-        self.pace = Pace(monotonic())
-        self.last_answer_s = monotonic()
-        """Monotonic time of the last good answer: readiness goes by it."""
 
     def start(self, epoch: str) -> None:
         """Start fetching for an epoch."""
@@ -123,25 +93,26 @@ class Fetcher:
         """Look again: there is room, or something has changed."""
         self._stirred.set()
 
-    async def stop(self) -> None:
-        """Ask for nothing more; an answer under way is still admitted if it comes soon."""
+    async def stop(self, within_s: float) -> None:
+        """Ask for nothing more; an answer under way is still admitted if it comes in time."""
         self._stopping = True
         self.stir()
         if self.tasks:
-            # what an answer that nobody awaits would bring goes back with the epoch
-            _, late = await asyncio.wait(self.tasks, timeout=_STOP_S)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self.tasks, timeout=within_s)
+        self.cut()
 
-    def ahead(self) -> int:
-        """Return how many jobs may wait here beside those that run."""
-        return int(min(self.pace.per_s * AHEAD_S, 2 * self._batch))
+    def cut(self) -> None:
+        """Drop the call under way: what its answer would bring goes back with the epoch."""
+        for task in self.tasks:
+            task.cancel()
 
     async def _fetch_for_ever(self) -> None:
         while not self._stopping:
-            wanted = 0 if self.closed else self._appetite(self.ahead())
+            wanted = 0 if self.closed else self._appetite()
             if wanted <= 0:
+                self.starved = True
                 await self._stirred.wait()
+                self.starved = False
                 self._stirred.clear()
                 continue
             try:
@@ -166,7 +137,6 @@ class Fetcher:
             )
         finally:
             request, self.in_flight = self.in_flight, None
-        self.last_answer_s = monotonic()
         if batch is None:
             return None
         if isinstance(batch, Fenced):

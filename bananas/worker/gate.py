@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from bananas.worker.attempt import Bunch
 
 if TYPE_CHECKING:
-    from bananas.worker.attempt import Unit
+    from collections.abc import Callable
+
+    from bananas.worker.attempt import Attempt, Unit
 
 
 PATIENCE_S: Final = 5.0
@@ -47,18 +49,17 @@ class Gate:
         self._lanes: list[Lane] = []
         self._suspects: deque[tuple[Lane, Unit]] = deque()
         self._barred = False
-        self._held = False
+        self._closed = False
+        self.held = False
+        """Whether nothing may begin but a suspect, for whatever reason."""
+        self.on_hold: Callable[[], None] = _ignore
+        """Told when the lanes are held: what waits in them waits for nobody knows how long."""
         self._alone: Unit | None = None
         self._waits_since_s = 0.0
 
     def guard(self, *lanes: Lane) -> None:
         """Put lanes behind the gate."""
         self._lanes += lanes
-
-    @property
-    def suspects(self) -> int:
-        """How many suspects wait for their turn."""
-        return len(self._suspects)
 
     def suspect(self, lane: Lane, unit: Unit) -> None:
         """Let this unit run in its lane when nothing else does."""
@@ -74,6 +75,19 @@ class Gate:
         self.settle()
         return taken
 
+    def take_out(self, attempt: Attempt) -> bool:
+        """Take out a suspect that has not begun; False when it is not here."""
+        for lane, unit in self._suspects:
+            if unit is attempt or (isinstance(unit, Bunch) and attempt in unit.attempts):
+                self._suspects.remove((lane, unit))
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close for good: the worker leaves."""
+        self._closed = True
+        self.settle()
+
     def bar(self, *, barred: bool) -> None:
         """Close for a reason of the worker's: the lease has run out."""
         if barred != self._barred:
@@ -82,24 +96,30 @@ class Gate:
 
     def settle(self) -> None:
         """Look again: when a runner has come to rest, and a few times a second."""
-        wanted = self._barred or bool(self._suspects)
+        barred = self._barred or self._closed
+        wanted = barred or bool(self._suspects)
         idle = not any(lane.busy for lane in self._lanes)
-        if wanted and not self._held:
-            self._held = True
+        if wanted and not self.held:
+            self.held = True
             for lane in self._lanes:
                 lane.hold()
+            self.on_hold()
         if self._alone is not None and (idle or _is_over(self._alone)):
             self._alone = None  # a long neighbour may still run: it has waited enough
         patient = monotonic() - self._waits_since_s < PATIENCE_S
-        if self._suspects and not self._barred and not self._alone and (idle or not patient):
+        if self._suspects and not barred and not self._alone and (idle or not patient):
             lane, unit = self._suspects.popleft()
             self._alone = unit
             self._waits_since_s = monotonic()
             lane.run_alone(unit)
-        elif self._held and not wanted and not self._alone:
-            self._held = False
+        elif self.held and not wanted and not self._alone:
+            self.held = False
             for lane in self._lanes:
                 lane.unhold()
+
+
+def _ignore() -> None:
+    """Do nothing."""
 
 
 def _is_over(unit: Unit) -> bool:

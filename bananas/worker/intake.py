@@ -39,6 +39,8 @@ class Intake:
         self._clock = clock
         self.known = frozenset(registry)
         """The tasks that may run here."""
+        self.expiring: list[Attempt] = []
+        """Those let in that have a time by which they must begin."""
 
     def admit(self, batch: Batch, epoch: str, specials: Specials) -> tuple[Lease, list[Attempt]]:
         """Return the batch's lease and the jobs of it that may run, in their order."""
@@ -108,9 +110,11 @@ class Intake:
         if leased.crashes >= settings.poison_deaths:
             outcomes.poison(attempt)
             return None
-        if job.expires_at is not None and self._too_late(job):
-            outcomes.expire(attempt)
-            return None
+        if job.expires_at is not None:
+            if self.too_late(job):
+                outcomes.expire(attempt)
+                return None
+            self.expiring.append(attempt)
         return attempt
 
     def _hold(  # noqa: PLR0911 - one return a way out
@@ -140,7 +144,8 @@ class Intake:
             return None
         return held
 
-    def _too_late(self, job: Job) -> bool:
+    def too_late(self, job: Job) -> bool:
+        """Return whether a job may no longer begin."""
         expires_us = job.expires_us
         return expires_us is not None and expires_us <= self._clock.now_us()
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from bananas.worker.outcomes import Outcomes
 
 SLICE: Final = 64
-"""Jobs a runner does before others get the loop: about 0.1 ms of no-ops."""
+"""Jobs a runner does before others get the loop: half a millisecond of no-ops."""
 
 _STOP_S: Final = 0.5
 
 
 class _SpoiledError(Exception):
-    """The task of this runner was cancelled by a handler: who awaits in it next would be hit."""
+    """The task of this runner was cancelled within a run: who awaits in it next would be hit."""
 
 
 def _ignore(_task: asyncio.Task[None]) -> None:
@@ -75,6 +75,7 @@ class LoopLane:
         self._woken = 0
         self._pausing = 0
         self._looking = False
+        self._stopping = False
         self.busy = 0
         self.on_rest: Callable[[], None] = _idle
         """Told when a runner has come to rest: there is room again."""
@@ -120,6 +121,18 @@ class LoopLane:
         """Take out single jobs that wait beyond `keep` units."""
         return self._buffer.take_hoard(keep)
 
+    def take_bunches(self, keep_items: int) -> list[Attempt]:
+        """Take out bunches that wait beyond so many items."""
+        return self._buffer.take_bunches(keep_items)
+
+    def items(self) -> int:
+        """Return how many items wait in bunches."""
+        return self._buffer.items()
+
+    def take_out(self, attempt: Attempt) -> bool:
+        """Take out a job that has not begun; False when it has, or is not here."""
+        return self._buffer.take_out(attempt)
+
     def surplus(self, keep: int) -> list[Attempt]:
         """Take out what waits beyond `keep` units, the last ones first."""
         taken: list[Attempt] = []
@@ -144,9 +157,9 @@ class LoopLane:
                 self.tasks[index].cancel()
 
     def give_back_running(self) -> None:
-        """Cancel every handler at work; its job goes back uncharged."""
+        """Cancel every handler at work; its job is another's from now on, uncharged."""
         for index, unit in enumerate(self._current):
-            if unit is not None and not unit.giving_back:
+            if unit is not None:
                 unit.giving_back = True
                 for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
                     attempt.giving_back = True
@@ -164,6 +177,7 @@ class LoopLane:
 
     async def stop(self) -> None:
         """End the runners; one whose handler refuses to be cancelled is left behind."""
+        self._stopping = True
         for task in self.tasks:
             task.cancel()
         if self.tasks:
@@ -186,15 +200,15 @@ class LoopLane:
         return task
 
     async def _stay(self, index: int) -> None:
-        """Run; a runner that its handler has cancelled hands over to a new one."""
+        """Run; a runner that was cancelled within a run hands over to a new one."""
         try:
             await self._run(index)
         except _SpoiledError:
-            self.tasks[index] = self._spawn(index)
+            if not self._stopping:
+                self.tasks[index] = self._spawn(index)
             raise asyncio.CancelledError from None
 
     async def _rest(self) -> None:
-        _check_cancelled()
         self.busy -= 1
         resting = asyncio.get_running_loop().create_future()
         self._resting.append(resting)
@@ -204,7 +218,6 @@ class LoopLane:
         self._woken -= 1
 
     async def _pause(self) -> None:
-        _check_cancelled()
         self._pausing += 1
         try:
             await asyncio.sleep(0)
@@ -221,6 +234,7 @@ class LoopLane:
         buffer = self._buffer
         pop = buffer.pop
         call_soon = asyncio.get_running_loop().call_soon
+        cancelling = self.tasks[index].cancelling
         left = SLICE
         while True:
             if left == 0:  # before a unit is taken: what is taken is begun at once
@@ -241,19 +255,17 @@ class LoopLane:
                 call_soon(self._look)
             unit.started_s = now_s
             self._current[index] = unit
-            cut = False
             try:
                 if isinstance(unit, Attempt):
-                    cut = await self._attempt(index, unit, now_s)
+                    await self._attempt(index, unit, now_s)
                 else:
-                    cut = await self._bunch(unit, now_s)
+                    await self._bunch(unit, now_s)
             except Exception as error:  # noqa: BLE001 - that job's alone, and the runner goes on
                 self._outcomes.defect(unit, error)
             self._current[index] = None
-            if unit.timed_out or unit.giving_back:
-                _forget_cancellation()
-            elif cut:
-                _check_cancelled()
+            if cancelling():
+                # by a limit of ours, or by the handler itself: the next job must not pay for it
+                raise _SpoiledError
 
     def _next_alone(self) -> Unit | None:
         return self._alone.popleft() if self._alone else None
@@ -267,20 +279,19 @@ class LoopLane:
         else:
             self._buffer.put_first(unit)
 
-    async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> bool:
-        """Run a job; True = a cancellation ended it, perhaps one that was meant for its task."""
-        cut = False
+    async def _attempt(self, index: int, attempt: Attempt, now_s: float) -> None:
+        """Run a job."""
         definition = attempt.definition
         outcomes = self._outcomes
         try:
             payload = decode_payload(attempt.job.payload_json)
         except DecodeError as error:
             outcomes.broken_payload(attempt, error)
-            return False
+            return
         if type(payload) is not dict:
             misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
             outcomes.broken_payload(attempt, misfit)
-            return False
+            return
         hard_ns = int((now_s + attempt.soft_limit_s + self._hard_grace_s) * 1e9)
         self._board.begin(index, attempt.job_id, hard_ns)
         self.started += 1
@@ -292,7 +303,6 @@ class LoopLane:
                     value = await value
             except BaseException as error:  # noqa: BLE001 - a job may raise anything, the worker lives
                 outcomes.raised(attempt, error)
-                cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
             else:
                 if attempt.timed_out:
                     outcomes.raised(attempt, attempt.timeout())
@@ -301,10 +311,8 @@ class LoopLane:
         finally:
             running_job.reset(token)
             self._board.end(index)
-        return cut
 
-    async def _bunch(self, bunch: Bunch, now_s: float) -> bool:
-        cut = False
+    async def _bunch(self, bunch: Bunch, now_s: float) -> None:
         items = Items(bunch)
         hard_ns = int((now_s + bunch.soft_limit_s + self._hard_grace_s) * 1e9)
         taken = self._board.begin_all(items.attempts, hard_ns)
@@ -315,8 +323,9 @@ class LoopLane:
                 if inspect.isawaitable(answer):
                     answer = await answer
             except BaseException as error:  # noqa: BLE001 - as for single jobs
-                cut = issubclass(type(error), asyncio.CancelledError)  # isinstance asks the error
-                items.raised(self._outcomes, bunch.timeout() if cut and bunch.timed_out else error)
+                # isinstance would ask the error
+                late = bunch.timed_out and issubclass(type(error), asyncio.CancelledError)
+                items.raised(self._outcomes, bunch.timeout() if late else error)
             else:
                 if bunch.timed_out:
                     items.raised(self._outcomes, bunch.timeout())
@@ -324,18 +333,3 @@ class LoopLane:
                     items.returned(self._outcomes, answer)
         finally:
             self._board.end_all(taken)
-        return cut
-
-
-def _check_cancelled() -> None:
-    """Raise what a handler left behind that cancelled the task it ran in."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise _SpoiledError
-
-
-def _forget_cancellation() -> None:
-    """Take back the cancel() by which a limit reached the handler, so that the runner lives on."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()

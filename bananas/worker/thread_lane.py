@@ -140,6 +140,18 @@ class ThreadLane:
         """Take out single jobs that wait beyond `keep` units."""
         return self._buffer.take_hoard(keep)
 
+    def take_bunches(self, keep_items: int) -> list[Attempt]:
+        """Take out bunches that wait beyond so many items."""
+        return self._buffer.take_bunches(keep_items)
+
+    def items(self) -> int:
+        """Return how many items wait in bunches."""
+        return self._buffer.items()
+
+    def take_out(self, attempt: Attempt) -> bool:
+        """Take out a job that has not begun; False when it has, or is not here."""
+        return self._buffer.take_out(attempt)
+
     def surplus(self, keep: int) -> list[Attempt]:
         """Take out what waits beyond `keep` units, the last ones first."""
         taken: list[Attempt] = []

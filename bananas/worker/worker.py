@@ -9,7 +9,6 @@ let what runs end within the grace, give back the rest.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import socket
@@ -27,23 +26,23 @@ from bananas.placement import find_places
 from bananas.table import SlotState
 from bananas.worker.attempt import Bunch
 from bananas.worker.begun import BegunBoard
-from bananas.worker.bunches import Gatherer
 from bananas.worker.fetcher import Fetcher
 from bananas.worker.gate import Gate
 from bananas.worker.intake import Intake
 from bananas.worker.loop_lane import LoopLane
 from bananas.worker.outcomes import Outcomes, RedisTime
 from bananas.worker.places import Service
+from bananas.worker.room import Room
 from bananas.worker.settler import Settler
 from bananas.worker.sorter import Sorter
 from bananas.worker.thread_lane import ThreadLane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from bananas.broker import Batch, Broker
-    from bananas.registry import Definition, Registry
+    from bananas.registry import Registry
     from bananas.settings import Settings
     from bananas.table import Slot
     from bananas.transport import Transport
@@ -52,12 +51,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("bananas.worker")
 
 _TICK_S: Final = 0.05
+_FETCH_GRACE_S: Final = 1.0
 _CANCEL_GRACE_S: Final = 1.0
-_RARE: Final = 0.05
 _LEAVE_S: Final = 5.0
+_CUT_S: Final = 1.0
 _RENEW_S: Final = 0.5
 _RENEWER: Final = "renewer of the epoch"
-_LOOK_S: Final = 0.1
 _RECYCLE_AGE_S: Final = 10.0
 
 
@@ -98,8 +97,7 @@ class Worker:
         self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
         self._published: dict[str, int] = {}
-        self._full: tuple[LoopLane | ThreadLane, int, float] | None = None
-        self._look_s = _LOOK_S
+        self._cut = asyncio.Event()
         self.epoch = ""
         self.broken = asyncio.Event()
         """Set when a part of the worker has ended by itself: the process must be replaced."""
@@ -114,20 +112,16 @@ class Worker:
         self._intake = Intake(registry, settings, self._outcomes, self._clock)
         self._gate = Gate()
         runners, threads = settings.worker_concurrency, settings.sync_thread_count
-        board = BegunBoard(slot, settings.begun_entries, runners + threads)
+        self._board = board = BegunBoard(slot, settings.begun_entries, runners + threads)
         grace_s = settings.hard_timeout_grace_s
         self._loop_lane = LoopLane(runners, self._outcomes, board, self._gate, hard_grace_s=grace_s)
         self._thread_lane = ThreadLane(
             threads, runners, self._outcomes, board, self._gate, hard_grace_s=grace_s
         )
         self._gate.guard(self._loop_lane, self._thread_lane)
+        self._gate.on_hold = self._on_hold
         self._loop_lane.on_end = self._on_end
-        self._gatherers = {
-            name: Gatherer(definition, self._put_bunch)
-            for name, definition in registry.items()
-            if definition.kind == "batch"
-        }
-        self._room = _Room(registry, runners, threads)
+        self._room = Room(registry, self._loop_lane, self._thread_lane, settings)
         self._fetcher = Fetcher(
             broker,
             wake_transport,
@@ -193,17 +187,23 @@ class Worker:
         """Leave in order: see the module. A second call can only shorten the grace.
 
         Args:
-            grace_s: How long running jobs may go on; 0 = they are given back at once.
+            grace_s: How long running jobs may go on; 0 = they are given back at once, and nothing
+                that Redis does not answer is waited for longer than a second.
         """
         self._grace_ends_s = min(self._grace_ends_s, time.monotonic() + grace_s)
         self._settled.set()
+        if grace_s <= 0:
+            self._cut.set()
+            self._fetcher.cut()
         if self._leaving:
             await self._stopped.wait()
             return
         self._leaving = True
         self._slot.state = SlotState.DRAINING
         self._fetcher.closed = True
-        await self._fetcher.stop()
+        self._gate.close()
+        self._release(self._take_waiting())
+        await self._fetcher.stop(max(0.0, min(grace_s, _FETCH_GRACE_S)))
         self._release(self._take_waiting())
         await self._wait_for_running()
         if self._loop_lane.running() or self._thread_lane.running():
@@ -227,114 +227,115 @@ class Worker:
                     await self._settled.wait()
 
     async def _leave(self) -> None:
-        """Send the last outcomes, give back what is still leased, end what we started."""
-        try:
-            async with asyncio.timeout(_LEAVE_S):
-                await self._settler.flushed()
-                placed: dict[bytes, str] = {}
-                state = "more"
-                while state == "more":
-                    step = await self._broker.reclaim(self.epoch, proven=True, placed=placed)
-                    state = step.state
-                    placed = await find_places(self._broker, step.unplaced)
-                self._slot.epoch = ""
-        except (BrokerError, TimeoutError) as error:
-            log.warning("left without settling everything, leases will lapse: %s", error)
+        """Send the last outcomes, end what we started, give back what is still leased."""
+        flushed = await self._bounded(self._settler.flushed(), "settle everything")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._settler.stop()
         await self._loop_lane.stop()
-        await self._stack.aclose()
+        await self._bounded(self._stack.aclose(), "leave the lifespan")
+        # a server that did not answer so long is not waited for as long again
+        await self._give_epoch_back(_LEAVE_S if flushed else _CUT_S)
+
+    async def _give_epoch_back(self, within_s: float) -> None:
+        """Give back what is leased, as the last thing: what was given back may run elsewhere.
+
+        While a thread runs on, its job is held: whoever sees the end of this process gives it
+        back, and charges nobody for it.
+        """
+        if self._thread_lane.running():
+            self._board.end_everything()
+        elif self.epoch and await self._bounded(self._reclaim(), "give everything back", within_s):
+            self._slot.epoch = ""
+
+    async def _reclaim(self) -> None:
+        placed: dict[bytes, str] = {}
+        state = "more"
+        while state == "more":
+            step = await self._broker.reclaim(self.epoch, proven=True, placed=placed)
+            state = step.state
+            placed = await find_places(self._broker, step.unplaced)
+
+    async def _bounded(
+        self, part: Coroutine[Any, Any, object], what: str, within_s: float = _LEAVE_S
+    ) -> bool:
+        """Await a part of leaving, not for ever and after a cut not long; returns if it is done."""
+        task = asyncio.ensure_future(part)
+        cut = asyncio.ensure_future(self._cut.wait())
+        await asyncio.wait((task, cut), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done() and cut.done():
+            await asyncio.wait((task,), timeout=_CUT_S)
+        cut.cancel()
+        if not task.done():
+            log.warning("could not %s in time", what)
+            task.cancel()
+        elif not task.cancelled() and task.exception() is not None:
+            log.warning("could not %s", what, exc_info=task.exception())
+        else:
+            return True
+        return False
 
     # --- the way of a job ------------------------------------------------------------------------
 
-    def _appetite(self, ahead: int) -> int:
+    def _appetite(self) -> int:
         """Return how many jobs to ask for."""
-        if self._settler.blocked or self._gate.suspects or self._waits_for_lane():
+        if self._settler.blocked or self._gate.held:
             return 0
-        gathered = sum(map(len, self._gatherers.values()))
-        return self._room.wanted(ahead, self._loop_lane, self._thread_lane, gathered)
+        return self._room.wanted()
 
     def _admit(self, batch: Batch) -> None:
         """Take a batch in: to the lanes, to a gatherer, or behind the gate."""
         self._clock.heard(batch.now_ms)
         lease, attempts = self._intake.admit(batch, self.epoch, self._broker.specials)
         self._settler.open(lease)
-        singles = 0
+        ways = self._room.ways
+        suspicious = self._settings.poison_deaths - 1
         for attempt in attempts:
-            definition = attempt.definition
-            if attempt.crashes and attempt.crashes >= self._settings.poison_deaths - 1:
-                unit = Bunch(definition, [attempt]) if definition.kind == "batch" else attempt
-                self._gate.suspect(self._lane(definition), unit)
-            elif definition.kind == "batch":
-                self._gatherers[definition.name].put(attempt)
+            way = ways[attempt.definition.name]
+            if attempt.crashes and attempt.crashes >= suspicious:
+                unit = Bunch(attempt.definition, [attempt]) if way.gathers else attempt
+                self._gate.suspect(way.side.lane, unit)
             else:
-                self._lane(definition).put(attempt)
-                singles += 1
+                way.put(attempt)
+        if self._gate.held:
+            self._on_hold()
         if self._room.mixed:
-            self._release_hoard()
+            self._release(self._room.came(attempts))
         self._loop_lane.nudge()
         self._thread_lane.nudge()
-        self._room.saw(singles, len(attempts))
         if attempts:
             created_us = attempts[0].job.created_us
             if created_us is not None:
-                waited_s = (self._clock.now_us() - created_us) / 1e6
-                self._slot.wait_time.observe(max(0.0, waited_s))
+                self._slot.wait_time.observe((self._clock.now_us() - created_us) / 1e6)
 
-    def _lane(self, definition: Definition) -> LoopLane | ThreadLane:
-        if definition.kind == "sync":
-            return self._thread_lane
-        if definition.kind == "batch" and not inspect.iscoroutinefunction(definition.function):
-            return self._thread_lane
-        return self._loop_lane
+    def _on_hold(self) -> None:
+        """Give back, in a moment, what would wait here for a suspect to end or a lease to begin."""
+        asyncio.get_running_loop().call_soon(self._release_held)
 
-    def _put_bunch(self, bunch: Bunch) -> None:
-        lane = self._lane(bunch.definition)
-        lane.put(bunch)
-        lane.nudge()
-
-    def _release_hoard(self) -> None:
-        """Give back what would wait here for a full lane, and only came because another had room.
-
-        The next ones in the queue are most likely for that lane, too: so ask no more until a
-        runner of it is free, but for a look now and then.
-        """
-        ahead = self._fetcher.ahead()
-        settings = self._settings
-        for lane, runners in (
-            (self._loop_lane, settings.worker_concurrency),
-            (self._thread_lane, settings.sync_thread_count),
-        ):
-            if ahead >= runners and len(lane) <= 4 * settings.dequeue_batch:
-                continue  # it is short work: none of it waits long
-            hoard = lane.take_hoard(max(0, runners - lane.busy) + ahead)
-            if hoard:
-                self._release(hoard)
-                self._look_s = min(2 * self._look_s, settings.poll_interval_s)
-                self._full = (lane, runners, time.monotonic() + self._look_s)
-
-    def _waits_for_lane(self) -> bool:
-        """Whether the lane that was full when we looked last still is, a little while after."""
-        if self._full is None:
-            return False
-        lane, runners, until_s = self._full
-        if lane.busy + len(lane) < runners:
-            self._look_s = _LOOK_S
-        elif time.monotonic() < until_s:
-            return True
-        self._full = None
-        return False
+    def _release_held(self) -> None:
+        if self._gate.held:
+            self._release(self._room.take_waiting())
 
     def _take_waiting(self) -> list[Attempt]:
         """Take out everything that has not begun."""
         waiting: list[Attempt] = []
-        for gatherer in self._gatherers.values():
-            waiting += gatherer.take()
         for unit in self._gate.take_suspects():
             waiting += unit.attempts if isinstance(unit, Bunch) else (unit,)
-        return waiting + self._loop_lane.surplus(0) + self._thread_lane.surplus(0)
+        return waiting + self._room.take_waiting()
+
+    def _drop_expired(self) -> None:
+        """Let go of what may no longer begin: it was in time when it came, and has waited since."""
+        left: list[Attempt] = []
+        for attempt in self._intake.expiring:
+            if attempt.started_s or attempt.finished:
+                continue
+            side = self._room.ways[attempt.definition.name].side
+            if not self._intake.too_late(attempt.job):
+                left.append(attempt)
+            elif self._gate.take_out(attempt) or side.take_out(attempt):
+                self._outcomes.expire(attempt)
+        self._intake.expiring = left
 
     def _release(self, attempts: Sequence[Attempt]) -> None:
         # in their order: the settlement gives them back so that the oldest is taken first
@@ -345,9 +346,7 @@ class Worker:
         self._fetcher.stir()
 
     def _on_settled(self) -> None:
-        outcomes = self._outcomes
-        ended = outcomes.completed + outcomes.retried + outcomes.failed
-        self._fetcher.pace.saw(ended, time.monotonic())
+        self._room.saw_pace(time.monotonic())
         self._settled.set()
         self._fetcher.stir()
 
@@ -385,6 +384,10 @@ class Worker:
         self._fetcher.closed = True
         self._settler.disown()
         self._take_waiting()
+        self._intake.expiring.clear()
+        # their outcomes would be refused: others run these jobs, from now on or soon
+        self._loop_lane.give_back_running()
+        self._thread_lane.give_back_running()
         task = asyncio.get_running_loop().create_task(self._renew_epoch(), name=_RENEWER)
         task.add_done_callback(self._on_end)
         self._tasks.append(task)
@@ -441,8 +444,11 @@ class Worker:
                 rss_at_s = now_s + 1.0
                 self._slot.rss_bytes = psutil.Process().memory_info().rss
                 self._consider_recycling(now_s)
-            if self._full is not None:
-                self._fetcher.stir()
+            if self._intake.expiring:
+                self._drop_expired()
+            self._release(self._room.take_stuck(now_s))
+            if self._fetcher.starved:
+                self._fetcher.stir()  # should a change have gone unnoticed, it lasts so long
             if self._slot.quiet and not self._fetcher.closed:
                 self.quiet()
             await asyncio.sleep(_TICK_S)
@@ -454,7 +460,6 @@ class Worker:
         self._loop_lane.lease_until_s = self._thread_lane.lease_until_s = now_s + left_s
         self._gate.bar(barred=left_s <= 0)
         self._gate.settle()
-        self._fetcher.stir()  # should a change have gone unnoticed, this is how long it lasts
 
     def _publish(self) -> None:
         slot, outcomes = self._slot, self._outcomes
@@ -486,43 +491,3 @@ class Worker:
                 "asking to be replaced after %d jobs, %d MiB", started, self._slot.rss_bytes >> 20
             )
             self._slot.recycle = True
-
-
-class _Room:
-    """How many jobs fit beside those that are here."""
-
-    def __init__(self, registry: Registry, runners: int, threads: int) -> None:
-        """Know which lanes the tasks use and how large bunches may get."""
-        kinds = {definition.kind for definition in registry.values()}
-        sizes = [d.batching.max_size for d in registry.values() if d.batching is not None]
-        self._runners = runners if kinds & {"async", "inline"} else 0
-        self._threads = threads if "sync" in kinds else 0
-        self._items = 2 * sum(sizes)
-        self._single_share = 1.0 if self._runners + self._threads else 0.0
-        self.mixed = sum(map(bool, (self._runners, self._threads, self._items))) > 1
-        """Whether what a fetch brings may be for another lane than the one that has room."""
-
-    def saw(self, singles: int, jobs: int) -> None:
-        """Learn the mix of single jobs and items of batch tasks."""
-        if jobs and self._items and self._runners + self._threads:
-            self._single_share += (singles / jobs - self._single_share) * 0.5
-
-    def wanted(
-        self, ahead: int, loop_lane: LoopLane, thread_lane: ThreadLane, gathered: int
-    ) -> int:
-        """Return how many jobs to ask for, 0 while it is not worth a call."""
-        limits: list[float] = []
-        waiting = len(loop_lane) + len(thread_lane)
-        share = self._single_share
-        if share > _RARE:
-            free = max(0, self._runners - loop_lane.busy) if self._runners else 0
-            free += max(0, self._threads - thread_lane.busy) if self._threads else 0
-            target = free + ahead
-            room = target - waiting
-            if waiting > free and room < target / 2:
-                return 0
-            limits.append(room / share)
-        if share < 1 - _RARE and self._items:
-            room = self._items - gathered - waiting * self._items // 4
-            limits.append(room / (1 - share))
-        return int(min(limits)) if limits else 0

@@ -178,7 +178,7 @@ async def test_a_defect_before_a_run_fails_that_job_alone(
     def broken(_job: object) -> bool:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(worker.worker._intake, "_too_late", broken)
+    monkeypatch.setattr(worker.worker._intake, "too_late", broken)
     dead = await bench.status("x", "failed")
     assert dead.name == "t"
     assert bench.redis.get(bench.keys.job("x")) == raw

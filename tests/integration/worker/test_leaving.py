@@ -112,7 +112,10 @@ async def test_a_second_stop_cuts_the_grace(bench: Bench) -> None:
 
 
 async def test_a_thread_that_goes_on_is_left_behind_with_its_mark(bench: Bench) -> None:
-    """A `def` handler cannot be cancelled: it may ask, and its job goes back meanwhile."""
+    """A `def` handler cannot be cancelled: it may ask, and its job goes back when it is gone.
+
+    While the thread lives nobody else may run it; then the warden gives it back, uncharged.
+    """
     release = threading.Event()
     started = threading.Event()
     marks: list[bool] = []
@@ -132,7 +135,14 @@ async def test_a_thread_that_goes_on_is_left_behind_with_its_mark(bench: Bench) 
     try:
         await asyncio.wait_for(worker.stop(0.1), 5)
         assert marks == [True]
-        assert waiting(bench) == [job.id]
+        assert waiting(bench) == []
+        assert worker.slot.epoch == worker.epoch
+        assert worker.slot.begun() == []
+        warden = bench.warden(scheduler=False)
+        worker.slot.state = SlotState.EXITED
+        warden.notice_death()
+        await until(lambda: waiting(bench) == [job.id])
+        assert not bench.redis.hgetall(bench.keys.crashes)
     finally:
         release.set()
 

@@ -18,10 +18,10 @@ from bananas.worker.attempt import Attempt, Bunch, Lease
 from bananas.worker.begun import BegunBoard
 from bananas.worker.buffer import Buffer
 from bananas.worker.bunches import Gatherer, Items
-from bananas.worker.fetcher import Pace
 from bananas.worker.gate import Gate
 from bananas.worker.outcomes import RedisTime, describe
 from bananas.worker.places import Service
+from bananas.worker.room import Pace
 from bananas.worker.settler import _parts
 
 if TYPE_CHECKING:
