@@ -21,8 +21,7 @@
 --         ids run from the newest to the oldest; a missing record is null; crashes may be empty;
 --         {'specials', version, task…} when the specials changed; {'fenced'} when the epoch is gone
 -- moves   pending -> processing
--- cost    O(limit), plus two LLEN a place; of records that the room leaves behind it reads at most 32,
---         or four times those it takes
+-- cost    O(limit), plus two LLEN a place; it reads at most 15 records that the room leaves behind
 -- include: lib/now.lua
 local epoch, request, limit, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local deadline = redis.call('ZSCORE', KEYS[4], epoch)
@@ -51,8 +50,8 @@ end
 local version = redis.call('GET', KEYS[6]) or '0'
 if version ~= ARGV[6] then return {'specials', version, unpack(redis.call('ZRANGE', KEYS[7], 0, 999))} end
 
--- records are read in growing steps, so that large ones beyond the room are not read in vain
-local step = 32
+-- records are read in small steps, so that large ones beyond the room are not read in vain
+local step = 16
 local taken, full = 0, false
 local takes, leasing, unmarked = {}, {}, {}
 for at = 9, #KEYS, 3 do
@@ -76,7 +75,7 @@ for at = 9, #KEYS, 3 do
         ids, records = {unpack(ids, first)}, {unpack(records, first)}
       end
       if #ids > 0 then
-        taken, count, step = taken + #ids, count + #ids, step * 4
+        taken, count = taken + #ids, count + #ids
         full = full or taken >= limit
         for i = 1, #ids do leasing[#leasing + 1] = ids[i] end
         answer[#answer + 1] = {(at - 6) / 3, ids, records, crashes_of(ids)}

@@ -88,7 +88,7 @@ class Attempt:
         self.definition = definition
         self.crashes = crashes
         self.foreign = foreign
-        self.soft_limit_s = min(MAX_TIMEOUT_S, limit_s)
+        self.soft_limit_s = limit_s if limit_s < MAX_TIMEOUT_S else MAX_TIMEOUT_S  # noqa: FURB136 - no call a job
         self.started_s = 0.0
         self.finished = False
         self.timed_out = False
@@ -116,7 +116,8 @@ class Attempt:
         Those that a process's death cut off are counted apart, up to `poison_deaths`: most jobs
         that were running then are not to blame.
         """
-        return min(self.job.attempts, _MOST_RUNS)
+        runs = self.job.attempts
+        return runs if runs < _MOST_RUNS else _MOST_RUNS  # noqa: FURB136 - no call a job
 
     @property
     def max_retries(self) -> int:

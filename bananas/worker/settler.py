@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, Final
 
 from bananas.broker import MAX_JOBS, Retention, Settlement
 from bananas.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bananas.broker import Broker
+    from bananas.settlement import ResultNote
     from bananas.worker.attempt import Lease
 
 log = logging.getLogger("bananas.worker")
 
+MAX_BYTES: Final = 1 << 20
+"""Most bytes of records and results in one call, but for a job that has more alone."""
+
 _RETRY_S: Final = 0.5
+_AT_ONCE: Final = 32
+"""Most calls under way."""
+
+_LISTS: Final = (
+    *("dropped", "later", "failed", "released"),
+    *("routed", "lapsed", "forgotten", "spared"),
+)
 
 
 class Settler:
@@ -97,15 +109,12 @@ class Settler:
             await self._event.wait()
             self._event.clear()
             leases = self._take_dirty()
-            calls = [
-                self._send(lease, part)
-                for lease in leases
-                for part in _parts(lease.take_settlement())
-            ]
-            if len(calls) == 1:
-                await calls[0]
+            parts = [(lease, part) for lease in leases for part in _parts(lease.take_settlement())]
+            if len(parts) == 1:
+                await self._send(*parts[0])
             else:
-                await asyncio.gather(*calls)
+                for begin in range(0, len(parts), _AT_ONCE):
+                    await asyncio.gather(*starmap(self._send, parts[begin : begin + _AT_ONCE]))
             for lease in leases:
                 if lease.open == 0 and lease.request not in self._dirty:
                     self._open.pop(lease.request, None)
@@ -145,23 +154,28 @@ class Settler:
 
 
 def _parts(settlement: Settlement) -> list[Settlement]:
-    """Return a settlement as calls of at most MAX_JOBS jobs."""
-    if len(settlement) <= MAX_JOBS:
-        return [settlement] if len(settlement) else []
+    """Return a settlement as calls of at most MAX_JOBS jobs, and about MAX_BYTES unless of one job.
+
+    What is given back goes newest part first, so that the oldest is at the front in the end.
+    """
+    count = len(settlement)
+    if count <= 1:
+        return [settlement] if count else []
+    results = {result[0]: _result_bytes(result) for result in settlement.results}
+    if count <= MAX_JOBS and _record_bytes(settlement) + sum(results.values()) <= MAX_BYTES:
+        return [settlement]
     request = settlement.request
     parts: list[Settlement] = []
-    names = ("dropped", "later", "failed", "released", "routed", "lapsed", "forgotten", "spared")
-    for name in names:
-        items = getattr(settlement, name)
-        starts = range(0, len(items), MAX_JOBS)
-        for start in reversed(starts) if name == "released" else starts:
+    for name in _LISTS:
+        chunks = _chunks(getattr(settlement, name), results)
+        for chunk in reversed([*chunks]) if name == "released" else chunks:
             part = Settlement(request)
-            setattr(part, name, items[start : start + MAX_JOBS])
+            setattr(part, name, chunk)
             parts.append(part)
     for ttl_s, items in settlement.kept.items():
-        for start in range(0, len(items), MAX_JOBS):
+        for chunk in _chunks(items, results):
             part = Settlement(request)
-            part.kept[ttl_s] = items[start : start + MAX_JOBS]
+            part.kept[ttl_s] = chunk
             parts.append(part)
     owner = {job_id: part for part in parts for job_id in part.ids()}
     for job_id in settlement.foreign:
@@ -169,3 +183,29 @@ def _parts(settlement: Settlement) -> list[Settlement]:
     for result in settlement.results:
         owner[result[0]].results.append(result)
     return parts
+
+
+def _chunks(items: list[Any], results: dict[bytes, int]) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    total = 0
+    for item in items:
+        job_id, size = (item, 0) if isinstance(item, bytes) else (item[0], len(item[1]))
+        size += results.get(job_id, 0)
+        if chunk and (len(chunk) == MAX_JOBS or total + size > MAX_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += size
+    if chunk:
+        yield chunk
+
+
+def _record_bytes(settlement: Settlement) -> int:
+    total = sum(len(job[1]) for job in settlement.later)
+    for jobs in (settlement.failed, settlement.lapsed, *settlement.kept.values()):
+        total += sum([len(record) for _, record in jobs])
+    return total
+
+
+def _result_bytes(result: ResultNote) -> int:
+    return sum(len(field) for field in result[3] if not isinstance(field, int))

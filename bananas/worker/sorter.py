@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bananas.broker import MAX_JOBS
 from bananas.errors import DecodeError
 from bananas.job import Job
-from bananas.placement import belongs
+from bananas.placement import belongs, read_records
 
 if TYPE_CHECKING:
     from bananas.broker import Broker
@@ -40,10 +40,8 @@ class Sorter:
         if not ids:
             return False
         ids.reverse()
-        prefix = keys.job_prefix.encode()
-        records = await command("MGET", *[prefix + job_id for job_id in ids], repeat=True)
         jobs: list[tuple[bytes, str | None]] = []
-        for job_id, record in zip(ids, records, strict=True):
+        async for job_id, record in read_records(broker, ids):
             where = self._where(record, source)
             jobs.append((job_id, None if where == source else where))
         await broker.sort(source, jobs, sorted_place=source)

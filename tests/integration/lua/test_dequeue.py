@@ -102,6 +102,24 @@ def test_room_ends_the_batch_exactly(queue: BareQueue) -> None:
     assert ids_of(queue.dequeue(room=700)) == ["c", "d"]
 
 
+@pytest.mark.parametrize("small", [0, 1, 15, 200])
+def test_large_records_beyond_the_room_are_hardly_read(queue: BareQueue, small: int) -> None:
+    """However many small ones came before: reading what is left behind would hold up everybody."""
+    queue.register()
+    if small:
+        queue.enqueue(*(f"s{n:03}" for n in range(small)), size=200)
+    queue.enqueue(*(f"x{n:03}" for n in range(200)), size=2000)
+
+    def looked_up() -> int:
+        return int(queue.client.info("stats")["keyspace_hits"])  # type: ignore[index]
+
+    queue.dequeue(HIGH)  # the script is known by now
+    before = looked_up()
+    taken = len(ids_of(queue.dequeue(limit=1000, room=200 * small + 1)))
+    assert taken == max(1, small)
+    assert looked_up() - before <= taken + 15 + 10
+
+
 def test_room_is_shared_by_places_and_nothing_is_overtaken(queue: BareQueue) -> None:
     """When the next job does not fit, later and smaller ones wait behind it, in every place."""
     queue.register()

@@ -283,6 +283,30 @@ def test_a_settlement_is_cut_so_that_nothing_is_lost_and_the_front_keeps_its_ord
     assert _parts(Settlement("r")) == []
 
 
+def test_a_settlement_is_cut_by_bytes_too() -> None:
+    """Records and results of a call stay about a MiB, but for a job that has more alone."""
+    whole = Settlement("r")
+    whole.kept = {5: [(b"k%d" % n, b"x" * 300_000) for n in range(10)]}
+    whole.failed = [(b"f%d" % n, b"x" * 3_000_000) for n in range(3)]
+    whole.later = [(b"l%d" % n, b"x" * 600_000, 1, "retried") for n in range(3)]
+    whole.dropped = [b"d%d" % n for n in range(20)]
+    whole.results = [
+        (b"d%d" % n, 1, b"completed", ["result", b"y" * 200_000, "duration_ms", 1])
+        for n in range(20)
+    ]
+    parts = _parts(whole)
+    assert sorted(i for part in parts for i in part.ids()) == sorted(whole.ids())
+    assert [i for part in parts for i in part.dropped] == whole.dropped
+    for part in parts:
+        total = sum(len(result[3][1]) for result in part.results)  # type: ignore[arg-type]
+        for entries in (part.failed, part.later, *part.kept.values()):
+            total += sum(len(entry[1]) for entry in entries)
+        assert total <= 1 << 20 or len(part) == 1
+        assert {result[0] for result in part.results} <= set(part.ids())
+    assert sum(len(part.results) for part in parts) == 20
+    assert len(parts) == 4 + 3 + 3 + 4
+
+
 def test_redis_time_follows_the_last_answer() -> None:
     """What Redis said last, and the time since; the text is at most a millisecond old."""
     clock = RedisTime()
