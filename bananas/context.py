@@ -28,7 +28,7 @@ class JobContext(Protocol):
 
     @property
     def attempt(self) -> int:
-        """Which run this is, from 1; runs that killed their process count."""
+        """Which run this is, from 1; runs that a process's death cut off count."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class JobContext(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run should stop: timed out, or its worker is leaving."""
+        """Whether the run should stop: timed out, its worker is leaving, or another has the job."""
         ...
 
 

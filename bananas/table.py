@@ -265,7 +265,9 @@ class Slot:
         self._deadlines = entries[_STAMP - 1 :: _ENTRY_WORDS]
         self._serial = 0
         self.run_time = Histogram(words, base + _RUN)
+        """Of about one run in 16: to look at the clock costs each a little."""
         self.wait_time = Histogram(words, base + _WAIT)
+        """From the creation of a job to its arrival here, of one job a batch."""
 
     @property
     def state(self) -> SlotState:

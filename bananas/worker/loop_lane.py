@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SLICE: Final = 64
 """Jobs a runner does before others get the loop: half a millisecond of no-ops."""
 
+SAMPLE: Final = 15
+"""Of how many runs, in bits, one is timed."""
+
 _STOP_S: Final = 0.5
 
 
@@ -61,6 +64,7 @@ class LoopLane:
         """Prepare `runners` runners; `start` needs the loop."""
         self._outcomes = outcomes
         self._board = board
+        self._run_time = board.slot.run_time
         self._gate = gate
         self._hard_grace_s = hard_grace_s
         self._buffer = Buffer()
@@ -311,6 +315,8 @@ class LoopLane:
         finally:
             running_job.reset(token)
             self._board.end(index)
+        if not self.started & SAMPLE:
+            self._run_time.observe(monotonic() - now_s)
 
     async def _bunch(self, bunch: Bunch, now_s: float) -> None:
         items = Items(bunch)

@@ -23,6 +23,7 @@ from bananas.errors import DecodeError, JobTimedOutError
 from bananas.worker.attempt import Attempt, Bunch
 from bananas.worker.buffer import Buffer
 from bananas.worker.bunches import Items
+from bananas.worker.loop_lane import SAMPLE
 
 if TYPE_CHECKING:
     from bananas.worker.attempt import Unit
@@ -69,6 +70,7 @@ class ThreadLane:
         """Prepare; threads start with the first unit, so that async-only workers have none."""
         self._outcomes = outcomes
         self._board = board
+        self._run_time = board.slot.run_time
         self._gate = gate
         self._hard_grace_s = hard_grace_s
         self._buffer = Buffer()
@@ -76,6 +78,7 @@ class ThreadLane:
         self._tokens: SimpleQueue[Unit | None] = SimpleQueue()
         self._ended: deque[tuple[Unit | None, End]] = deque()
         self._collecting = False
+        self._collected = 0
         self._runners = [_Runner(first_entry + index) for index in range(threads)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self.busy = 0
@@ -322,6 +325,9 @@ class ThreadLane:
                 self.busy -= 1
                 rested = True
             else:
+                self._collected += 1
+                if not self._collected & SAMPLE and unit.started_s:
+                    self._run_time.observe(monotonic() - unit.started_s)
                 try:
                     end()
                 except Exception as error:  # noqa: BLE001 - that job's alone, whatever it is

@@ -303,3 +303,87 @@ async def test_a_suspect_waits_while_the_lease_is_over(bench: Bench) -> None:
     assert ran == []
     worker.slot.lease_until_ns = SYSTEM_CLOCK.boot_ns() + 10**11
     await until(lambda: sorted(ran) == ["loop", "thread"])
+
+
+async def test_a_death_is_no_failed_run(bench: Bench) -> None:
+    """A neighbour of two crashes still has all its runs; each run has a number of its own."""
+    seen: list[int] = []
+
+    async def t() -> None:
+        seen.append(current_job().attempt)
+        raise ValueError
+
+    task = bench.app.task(name="t", max_retries=2)(t)
+    job = await task.enqueue()
+    bench.redis.hset(bench.keys.crashes, job.id, 2)
+    await bench.worker(retry_base_s=0.001, retry_jitter=0.0)
+    bench.warden()
+    dead = await bench.status(job.id, "failed")
+    assert seen == [3, 4]
+    assert (dead.attempts, dead.crashes) == (2, 2)
+
+
+async def test_with_a_limit_of_one_death_nobody_is_a_suspect(bench: Bench) -> None:
+    """Jobs without a crash run beside one another, whatever the limit."""
+    together = asyncio.Barrier(4)
+
+    async def t() -> None:
+        await asyncio.wait_for(together.wait(), 5)
+
+    task = bench.app.task(name="t", max_retries=1)(t)
+    jobs = [await task.enqueue() for _ in range(4)]
+    await bench.worker(poison_deaths=1, worker_concurrency=4)
+    for job in jobs:
+        assert (await bench.status(job.id, "completed", "failed")).status == "completed"
+
+
+async def test_a_fenced_worker_stops_what_others_run(bench: Bench) -> None:
+    """Its async handlers are cancelled and those in threads may ask; their outcome is refused."""
+    told: list[str] = []
+    started: list[str] = []
+
+    async def on_loop() -> None:
+        started.append("loop")
+        if started.count("loop") > 1:
+            return
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            told.append(f"loop {current_job().cancelled}")
+            raise
+
+    def in_thread() -> None:
+        started.append("thread")
+        deadline_s = SYSTEM_CLOCK.mono_s() + 20
+        while started.count("thread") == 1 or not told:
+            if current_job().cancelled:
+                told.append("thread True")
+                return
+            if SYSTEM_CLOCK.mono_s() > deadline_s:
+                return
+
+    tasks: list[Any] = [bench.app.task(name="a")(on_loop), bench.app.task(name="s")(in_thread)]
+    worker = await bench.worker(sync_threads=2)
+    jobs = [await task.enqueue() for task in tasks]
+    await until(lambda: sorted(started) == ["loop", "thread"])
+    await bench.broker.reclaim(worker.epoch, proven=True)
+    await until(lambda: sorted(told) == ["loop True", "thread True"])
+    for job in jobs:
+        done = await bench.status(job.id, "completed")
+        assert done.attempts == 1
+    await until(lambda: worker.slot.stale == 2)
+    assert (await bench.counters())["completed"] == 2
+
+
+async def test_a_new_epoch_that_cannot_be_taken_is_noticed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker without an epoch does nothing for ever: the process is to be replaced."""
+
+    async def broken() -> None:
+        raise RuntimeError("a defect")
+
+    worker = await bench.worker()
+    monkeypatch.setattr(worker.worker, "_take_epoch", broken)
+    await bench.broker.reclaim(worker.epoch, proven=True)
+    await asyncio.wait_for(worker.worker.broken.wait(), 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ from bananas.table import SlotState
 from workbench import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from workbench import Bench
 
 
@@ -302,3 +305,103 @@ async def test_leaving_while_redis_is_away_ends_in_time(bench: Bench, make_serve
         assert (audit.waiting, audit.leased) == (1, 0)
         await worker.stop()  # its connections, too: a loop with open ones does not close
     del bench
+
+
+async def test_leaving_now_waits_for_no_server(
+    bench: Bench,
+    make_server: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call is under way to a server that hangs, then it is asked to leave, and to leave now."""
+    from workbench import Bench as Another  # noqa: PLC0415 - a second one, with a server of its own
+
+    server = make_server()
+    asked = asyncio.Event()
+
+    async def unanswered(*_args: Any, **_options: Any) -> None:  # noqa: ANN401 - as what it stands for
+        asked.set()
+        await asyncio.sleep(60)
+
+    async with Another(server.url, "x", poll_interval_s=0.1) as other:
+        worker = await other.worker()
+        monkeypatch.setattr(worker.broker, "dequeue", unanswered)
+        other.redis.lpush(other.keys.wake(place("normal")), 1)
+        await asyncio.wait_for(asked.wait(), 5)
+        with server.frozen():
+            first = asyncio.ensure_future(worker.worker.stop(30.0))
+            await asyncio.sleep(0.05)
+            began = time.monotonic()
+            await asyncio.wait_for(worker.worker.stop(0.0), 5)
+            assert time.monotonic() - began < 2
+            await first
+        worker._stopped = True
+        await worker.transport.close()
+        await worker.wake_transport.close()
+        await other.broker.reclaim(worker.epoch, proven=True)
+    del bench
+
+
+async def test_nothing_begins_once_it_is_asked_to_leave(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has not begun goes back before anything is waited for, and nothing else begins."""
+    gate = asyncio.Event()
+    begun: list[str] = []
+
+    async def t() -> None:
+        begun.append(current_job().id)
+        if len(begun) > 200:
+            await gate.wait()
+
+    task = bench.app.task(name="t")(t)
+    await bench.app.client.submit_many({"name": "t"} for _ in range(600))
+    worker = await bench.worker(worker_concurrency=2)
+    await until(lambda: len(begun) == 202)
+    hangs = asyncio.Event()
+
+    async def never(_within_s: float) -> None:
+        await hangs.wait()
+
+    monkeypatch.setattr(worker.worker._fetcher, "stop", never)
+    stopping = asyncio.ensure_future(worker.stop(10.0))
+
+    async def back() -> bool:
+        return (await bench.audit()).leased == 2
+
+    await until(back)
+    gate.set()
+    await until(lambda: not worker.worker._loop_lane.running())
+    assert len(begun) == 202
+    hangs.set()
+    await stopping
+    del task
+
+
+async def test_the_lifespan_ends_before_the_jobs_are_given_back(bench: Bench) -> None:
+    """What it closes may still be in use by them; one that never ends does not hold up the end."""
+    seen: list[int] = []
+    started = threading.Event()
+    release = threading.Event()
+
+    def t() -> None:
+        started.set()
+        assert release.wait(30)
+
+    @asynccontextmanager
+    async def life() -> AsyncIterator[None]:
+        yield
+        seen.append((await bench.audit()).leased)
+        release.set()
+        await asyncio.sleep(60)
+
+    task = bench.app.task(name="t")(t)
+    await task.enqueue()
+    worker = await bench.worker()
+    await worker.worker._stack.enter_async_context(life())
+    await until(started.is_set)
+    began = time.monotonic()
+    stopping = asyncio.ensure_future(worker.worker.stop(0.1))
+    await until(lambda: seen == [1])
+    await asyncio.wait_for(worker.worker.stop(0.0), 5)
+    assert time.monotonic() - began < 5
+    await stopping

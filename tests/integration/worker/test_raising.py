@@ -147,6 +147,42 @@ async def test_a_handler_that_cancels_its_own_task_ends_alone(bench: Bench) -> N
     assert not worker.worker.broken.is_set()
 
 
+@pytest.mark.parametrize("kind", ["async", "inline", "batch"])
+async def test_a_handler_that_cancels_its_own_task_charges_no_neighbour(
+    bench: Bench, kind: str
+) -> None:
+    """It returns, and the next job in that runner runs to its end, on its first run."""
+
+    async def on_loop() -> None:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+    def inline() -> None:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+    async def bunch(_items: list[int]) -> None:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+    async def victim() -> str:
+        await asyncio.sleep(0.01)
+        return "whole"
+
+    if kind == "batch":
+        task: Any = bench.app.batch_task(name="a", linger_s=0)(bunch)
+    else:
+        handler: Any = on_loop if kind == "async" else inline
+        task = bench.app.task(name="a", inline=kind == "inline")(handler)
+    next_one = bench.app.task(name="v", max_retries=1, result=True, priority="low")(victim)
+    for _ in range(3):
+        await (task.enqueue(1) if kind == "batch" else task.enqueue())
+    victims = [await next_one.enqueue() for _ in range(3)]
+    # all in one batch, behind one another in one runner
+    worker = await bench.worker(worker_concurrency=1)
+    for job in victims:
+        assert await job.result(timeout_s=5) == "whole"
+    assert not worker.worker.broken.is_set()
+    assert (await bench.counters()).get("retried", 0) == 0
+
+
 async def test_a_part_that_ends_by_itself_is_noticed(bench: Bench) -> None:
     """A defect that ends a part of the worker is no silence: the process is to be replaced."""
 
