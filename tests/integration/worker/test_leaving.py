@@ -323,6 +323,7 @@ async def test_leaving_now_waits_for_no_server(
         await asyncio.sleep(60)
 
     async with Another(server.url, "x", poll_interval_s=0.1) as other:
+        other.app.task(name="t")(lambda: None)
         worker = await other.worker()
         monkeypatch.setattr(worker.broker, "dequeue", unanswered)
         other.redis.lpush(other.keys.wake(place("normal")), 1)
