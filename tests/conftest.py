@@ -8,6 +8,7 @@ keeps to the preferred one).  Tests that harm a server make their own with
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="one server, and without the tests that say the same over either core",
     )
     parser.addoption("--all", action="store_true", help="leave nothing out of --twin")
+
+
+def pytest_configure() -> None:
+    """Let the programs under test take Ctrl-C: a run in the background of a shell ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:

@@ -31,8 +31,8 @@ async def lease(bench: Bench, epoch: str, limit: int = 100) -> list[str]:
 async def test_due_jobs_are_promoted_in_order_and_none_early(bench: Bench) -> None:
     """A thousand due at once, and one that is not: order by due time, then by id."""
     client = bench.app.client
-    ids = [(await client.submit("t", delay_s=0.2)).id for _ in range(20)]
-    many = await client.submit_many({"name": "t", "delay_s": 0.1} for _ in range(1500))
+    ids = [(await client.submit("t", delay_s=1)).id for _ in range(20)]
+    many = await client.submit_many({"name": "t", "delay_s": 0.01} for _ in range(1500))
     later = await client.submit("t", delay_s=60)
     bench.warden()
     await until(lambda: bench.redis.llen(bench.keys.waiting(place("normal"))) == 1520)
