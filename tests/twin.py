@@ -26,6 +26,7 @@ LEFT_OUT: Final = (
     "system/supervisor",
     "unit/benchmarks",
     "unit/cli",
+    "unit/demo",
     "unit/supervisor",
 )
 """Folders and files of `tests/`; what is marked `slow` is left out wherever it is."""
