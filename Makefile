@@ -18,7 +18,7 @@ TYPED := $(wildcard tests/typing)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
-        logs-worker logs-scheduler ps restart test test-verbose test-coverage test-local \
+        logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
         test-docker check fix bench clean engine
 
 help: ## say what each target does
@@ -37,6 +37,16 @@ test: $(STAMP) ## run the suite over the compiled core (where it builds), then o
 	@$(call suite,)
 
 test-local: test ## the same as test
+
+test-failed: $(STAMP) ## run again what failed in the last `make test`, each over the core it failed on
+	@status=0; ran=0; \
+	for core in compiled twin; do \
+	  if [ $$core = twin ]; then export BANANAS_PURE=1; else unset BANANAS_PURE; fi; \
+	  $(BIN)/pytest -o cache_dir=.pytest_cache/$$core --last-failed --last-failed-no-failures=none $(ARGS); \
+	  case $$? in 0) ran=1 ;; 5) ;; *) ran=1; status=1 ;; esac; \
+	done; \
+	if [ $$ran = 0 ]; then echo "nothing is known to have failed; make test runs all" >&2; exit 1; fi; \
+	exit $$status
 
 test-verbose: $(STAMP) ## the same, naming each test (ARGS="-k word" picks some)
 	@$(call suite,-v)
@@ -158,12 +168,12 @@ define suite
 status=0; \
 if env -u BANANAS_PURE $(BIN)/python -c 'import sys; from bananas.speedups import COMPILED; sys.exit(not COMPILED)'; then \
   echo "=== the compiled core, every server that is here"; \
-  env -u BANANAS_PURE $(BIN)/pytest $(1) $(ARGS) || status=1; \
+  env -u BANANAS_PURE $(BIN)/pytest -o cache_dir=.pytest_cache/compiled $(1) $(ARGS) || status=1; \
   echo "=== the pure twin"; \
-  BANANAS_PURE=1 $(BIN)/pytest $(1) --twin $(ARGS) || status=1; \
+  BANANAS_PURE=1 $(BIN)/pytest -o cache_dir=.pytest_cache/twin $(1) --twin $(ARGS) || status=1; \
 else \
   echo "=== the pure twin, every server that is here (the compiled core is not built: no compiler?)"; \
-  BANANAS_PURE=1 $(BIN)/pytest $(1) $(ARGS) || status=1; \
+  BANANAS_PURE=1 $(BIN)/pytest -o cache_dir=.pytest_cache/twin $(1) $(ARGS) || status=1; \
 fi; \
 exit $$status
 endef

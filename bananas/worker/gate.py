@@ -1,8 +1,9 @@
 """The gate before every run: closed while a suspect runs alone or the lease has run out.
 
 A job one death short of being called poison is a suspect. It runs with nothing beside it,
-so that the next death is its own and no neighbour is condemned for it. Long neighbours are
-waited for only so long: then it runs beside them, still the only suspect.
+so that the next death is its own and no neighbour is condemned for it. What ended before it is
+settled first: its outcome must not die with the process. Long neighbours, and a server that does
+not answer, are waited for only so long: then it runs beside them, still the only suspect.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S: Final = 5.0
-"""How long a suspect waits for its neighbours to end."""
+"""How long a suspect waits for its neighbours to end and to be settled."""
 
 
 class Lane(Protocol):
@@ -52,6 +53,8 @@ class Gate:
         self._closed = False
         self.held = False
         """Whether nothing may begin but a suspect, for whatever reason."""
+        self.is_settled: Callable[[], bool] = _yes
+        """Tells whether every outcome so far has reached Redis."""
         self.on_hold: Callable[[], None] = _ignore
         """Told when the lanes are held: what waits in them waits for nobody knows how long."""
         self._alone: Unit | None = None
@@ -95,7 +98,7 @@ class Gate:
             self.settle()
 
     def settle(self) -> None:
-        """Look again: when a runner has come to rest, and a few times a second."""
+        """Look again: when a runner rests, when outcomes are settled, and a few times a second."""
         barred = self._barred or self._closed
         wanted = barred or bool(self._suspects)
         idle = not any(lane.busy for lane in self._lanes)
@@ -107,7 +110,8 @@ class Gate:
         if self._alone is not None and (idle or _is_over(self._alone)):
             self._alone = None  # a long neighbour may still run: it has waited enough
         patient = monotonic() - self._waits_since_s < PATIENCE_S
-        if self._suspects and not barred and not self._alone and (idle or not patient):
+        ready = not patient or (idle and self.is_settled())
+        if self._suspects and not barred and not self._alone and ready:
             lane, unit = self._suspects.popleft()
             self._alone = unit
             self._waits_since_s = monotonic()
@@ -120,6 +124,10 @@ class Gate:
 
 def _ignore() -> None:
     """Do nothing."""
+
+
+def _yes() -> bool:
+    return True
 
 
 def _is_over(unit: Unit) -> bool:

@@ -92,6 +92,10 @@ class Settler:
         self._open.clear()
         self._dirty.clear()
 
+    def is_settled(self) -> bool:
+        """Tell whether nothing is left to send, and nothing is on its way."""
+        return self._quiet.is_set()
+
     async def flushed(self) -> None:
         """Wait until nothing is left to send."""
         await self._quiet.wait()
@@ -104,8 +108,6 @@ class Settler:
 
     async def _send_for_ever(self) -> None:
         while True:
-            if not self._dirty:
-                self._quiet.set()
             await self._event.wait()
             self._event.clear()
             leases = self._take_dirty()
@@ -118,6 +120,8 @@ class Settler:
             for lease in leases:
                 if lease.open == 0 and lease.request not in self._dirty:
                     self._open.pop(lease.request, None)
+            if not self._dirty:
+                self._quiet.set()
             self._on_settled()
 
     def _take_dirty(self) -> list[Lease]:

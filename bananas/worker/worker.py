@@ -119,6 +119,7 @@ class Worker:
             threads, runners, self._outcomes, board, self._gate, hard_grace_s=grace_s
         )
         self._gate.guard(self._loop_lane, self._thread_lane)
+        self._gate.is_settled = self._settler.is_settled
         self._gate.on_hold = self._on_hold
         self._loop_lane.on_end = self._on_end
         self._room = Room(registry, self._loop_lane, self._thread_lane, settings)
@@ -348,6 +349,8 @@ class Worker:
     def _on_settled(self) -> None:
         self._room.saw_pace(time.monotonic())
         self._settled.set()
+        if self._gate.held:
+            self._gate.settle()
         self._fetcher.stir()
 
     # --- the epoch -------------------------------------------------------------------------------

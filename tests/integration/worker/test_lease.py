@@ -237,6 +237,31 @@ async def test_a_suspect_runs_alone(bench: Bench, kind: str) -> None:
     assert not bench.redis.hexists(bench.keys.crashes, suspect.id)
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_suspect_begins_when_what_ended_before_it_is_settled(
+    bench: Bench, kind: str
+) -> None:
+    """Each suspect sees the outcome of the one before it in Redis: its death cannot undo it."""
+    ids = [f"suspect-{n}" for n in range(8)]
+    completed: dict[str, int] = {}
+
+    def look(name: str) -> None:
+        records = [bench.redis.get(bench.keys.job(job_id)) for job_id in ids]
+        completed[name] = sum(b'"completed"' in record for record in records if record)
+
+    async def look_async(name: str) -> None:
+        look(name)
+
+    task: Any = bench.app.task(name="t")(look if kind == "sync" else look_async)
+    bench.redis.hset(bench.keys.crashes, mapping=dict.fromkeys(ids, 2))
+    for job_id in ids:
+        await task.options(id=job_id).enqueue(name=job_id)
+    await bench.worker()
+    for job_id in ids:
+        await bench.status(job_id, "completed")
+    assert sorted(completed.values()) == list(range(8))
+
+
 async def test_a_long_neighbour_holds_up_a_suspect_only_so_long(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

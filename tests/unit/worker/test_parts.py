@@ -157,6 +157,20 @@ def test_a_suspect_that_is_over_lets_go_although_a_neighbour_runs_on(
     assert not lane.held
 
 
+def test_a_suspect_waits_until_what_ended_before_it_is_settled() -> None:
+    """Else its death takes outcomes of innocents with it, and they run again."""
+    gate, lane = Gate(), Lane()
+    gate.guard(lane)  # type: ignore[arg-type]
+    settled = False
+    gate.is_settled = lambda: settled
+    gate.suspect(lane, attempt())  # type: ignore[arg-type]
+    assert lane.held
+    assert lane.alone == []
+    settled = True
+    gate.settle()
+    assert len(lane.alone) == 1
+
+
 def test_a_barred_gate_lets_nobody_through() -> None:
     """While the lease is over even a suspect with nobody beside it waits."""
     gate, lane = Gate(), Lane()
