@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bananas.errors import ScriptError
+from bananas.ids import request_id
 from bananas.keys import Keys
 from bananas.scripts import Scripts, load_all
 from bananas.settlement import MAX_JOBS, Retention, SettleCall, Settlement
@@ -228,12 +229,9 @@ class Broker:
     ) -> bool:
         """Let an epoch lease jobs; False when it was fenced already. Atomic: `register.lua`."""
         keys = self.keys
-        args: list[Any] = [epoch, int(ttl_s * 1000), json.dumps(info), *places]
-        return bool(
-            await self.transport.call(
-                self.scripts.register, [keys.epochs, keys.workers, keys.places()], args
-            )
-        )
+        args: list[Any] = [epoch, int(ttl_s * 1000), json.dumps(info), MEMORY_MS, *places]
+        script_keys = [keys.epochs, keys.workers, keys.places(), keys.request(request_id())]
+        return bool(await self.transport.call(self.scripts.register, script_keys, args))
 
     async def beat(self, ttl_s: float, epochs: Sequence[str]) -> list[bool]:
         """Extend the leases of epochs; for each, False = fenced. Atomic: `beat.lua`."""
@@ -479,9 +477,10 @@ class Broker:
             keys.waiting(place),
             keys.wake(place),
             keys.places(),
+            keys.request(request_id()),
         ]
         script_keys += map(keys.job, ids)
-        args: list[Any] = [len(jobs), place, *ids, *(record for _, record in jobs)]
+        args: list[Any] = [len(jobs), place, MEMORY_MS, *ids, *(record for _, record in jobs)]
         reply = await self.transport.call(self.scripts.revive, script_keys, args)
         return [ids[number - 1] for number in reply]
 
@@ -491,9 +490,11 @@ class Broker:
         Moves: failed -> deleted. Atomic: `purge.lua`.
         """
         keys = self.keys
-        script_keys = [keys.dead, keys.counters, *map(keys.job, job_ids)]
+        script_keys = [keys.dead, keys.counters, keys.request(request_id())]
+        script_keys += map(keys.job, job_ids)
         script_keys += map(keys.result, job_ids)
-        return int(await self.transport.call(self.scripts.purge, script_keys, job_ids))
+        args: list[Any] = [MEMORY_MS, *job_ids]
+        return int(await self.transport.call(self.scripts.purge, script_keys, args))
 
     # --- tasks with lists of their own ---------------------------------------------------------
 

@@ -14,11 +14,14 @@
 -- ARGV[5] foreign    0|1    1 = the record was not ours: it counts as accepted now
 -- ARGV[6] prefix     string of all keys; lease keys carry its slot
 --
--- returns 'cancelled', 'changed' (read it again), 'processing' or 'failed'
+-- returns 'cancelled', 'changed' (read it again), 'processing' or 'failed'; a copy of the call finds
+--         the record it wrote: 'cancelled', no effect
 -- moves   pending | scheduled -> cancelled
 -- cost    O(leases); no list is searched: the dequeue drops the id when it comes to it
 -- include: lib/leased.lua
-if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 'changed' end
+local record = redis.call('GET', KEYS[1])
+if record == ARGV[3] then return 'cancelled' end
+if record ~= ARGV[2] then return 'changed' end
 if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return 'failed' end
 if leased(KEYS[4], ARGV[6], ARGV[1]) then return 'processing' end
 local scheduled = redis.call('ZSCORE', KEYS[2], ARGV[1])

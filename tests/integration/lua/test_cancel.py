@@ -79,14 +79,25 @@ def test_retention_of_nothing_is_no_error(queue: BareQueue, due: str | None) -> 
 
 
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:
-    """The record is no longer the one that was seen."""
+    """It finds what the first one wrote, and says so: its caller did cancel the job."""
     queue.enqueue("a")
     queue.enqueue("s", due="+1000")
     for job_id in "as":
         cancel(queue, job_id)
         before = queue.snapshot()
-        assert cancel(queue, job_id) == "changed"
+        assert cancel(queue, job_id) == "cancelled"
         assert queue.snapshot() == before
+
+
+def test_second_cancel_is_told_of_the_change(queue: BareQueue) -> None:
+    """Another caller's record is not the one that is there."""
+    queue.enqueue("a")
+    cancel(queue, "a")
+    before = queue.snapshot()
+    other = record("a", status="cancelled", updated_at="later")
+    answer = queue.run(queue.broker.cancel("a", record("a"), other, ttl_s=60, foreign=False))
+    assert answer == "changed"
+    assert queue.snapshot() == before
 
 
 def test_changed_or_missing_record_is_left_alone(queue: BareQueue) -> None:

@@ -32,11 +32,17 @@ def test_result_goes_with_the_job(queue: BareQueue) -> None:
 
 
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:
-    """What is gone is not counted again."""
+    """It gets the first one's answer, also when the id was used again and has failed since."""
     queue.die("a")
     purge(queue, "a")
+    copy = queue.last
     before = queue.snapshot()
+    assert queue.again(copy) == 1
     assert purge(queue, "a") == 0
+    assert queue.snapshot() == before
+    queue.die("a")
+    before = queue.snapshot()
+    assert queue.again(copy) == 1
     assert queue.snapshot() == before
 
 

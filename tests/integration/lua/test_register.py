@@ -34,6 +34,17 @@ def test_repeat_only_extends(queue: BareQueue) -> None:
     assert queue.snapshot() == before
 
 
+def test_copy_does_not_bring_a_process_back_that_has_left(queue: BareQueue) -> None:
+    """Nor can a late copy of its dequeue, then, lease jobs to nobody."""
+    queue.register()
+    copy = queue.last
+    assert queue.again(copy) == 1
+    queue.run(queue.broker.reclaim("e1", proven=True))
+    before = queue.snapshot()
+    assert queue.again(copy) == 0
+    assert queue.snapshot() == before
+
+
 def test_fenced_epoch_stays_fenced(queue: BareQueue) -> None:
     """While its jobs are given back, an epoch cannot come back to life."""
     queue.leased("a", "b")

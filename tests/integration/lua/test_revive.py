@@ -32,17 +32,41 @@ def test_jobs_wait_again_with_new_records(queue: BareQueue) -> None:
 
 
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:
-    """Also when the job was leased meanwhile: it runs once more, not twice."""
+    """It gets the first one's answer, also when the job was leased meanwhile, or failed again."""
     queue.die("a")
-    revive(queue, "a")
+    revive(queue, "never", "a")
     copy = queue.last
     before = queue.snapshot()
-    assert revive(queue, "a") == ["a"]
+    assert queue.again(copy) == [1]
     assert queue.snapshot() == before
     queue.register()
-    assert ids_of(queue.dequeue()) == ["a"]
+    batch = queue.dequeue()
+    assert ids_of(batch) == ["a"]
     before = queue.snapshot()
     assert queue.again(copy) == [1]
+    assert queue.snapshot() == before
+    assert queue.settle(batch.request, failed=[(b"a", record("a", status="failed"))]) == []
+    before = queue.snapshot()
+    assert queue.again(copy) == [1]
+    assert queue.snapshot() == before
+
+
+def test_copy_of_a_call_that_did_nothing_does_nothing(queue: BareQueue) -> None:
+    """Its caller was told that the job had not failed: a late copy must not make it untrue."""
+    assert revive(queue, "a") == ["a"]
+    copy = queue.last
+    queue.die("a")
+    before = queue.snapshot()
+    assert queue.again(copy) == [1]
+    assert queue.snapshot() == before
+
+
+def test_second_call_finds_nothing_to_do(queue: BareQueue) -> None:
+    """A job that waits again is not revived twice."""
+    queue.die("a")
+    revive(queue, "a")
+    before = queue.snapshot()
+    assert revive(queue, "a") == ["a"]
     assert queue.snapshot() == before
 
 
