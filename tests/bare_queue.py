@@ -2,7 +2,8 @@
 
 `BareQueue.broker` is the real `Broker` with the real scripts; only the way to the
 server is a plain client instead of the pipelining transport, and `lib/now.lua` reads
-a key instead of asking the server.  Everything a script left is seen by `snapshot`.
+a key instead of asking the server, and `slot_guard` stands before each script.
+Everything a script left is seen by `snapshot`.
 """
 
 # ruff: noqa: ANN401 - what a script answers has as many shapes as there are scripts
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +23,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from bananas.broker import Batch, Broker, Entry, Retention, Settlement
 from bananas.keys import Keys
 from bananas.scripts import Script, Scripts, load_all
+from slot_guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -35,8 +38,20 @@ _CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY
 
 
 @functools.cache
-def _scripts() -> Scripts:
+def plain_scripts() -> Scripts:
+    """Return the scripts as they are, but for their clock."""
     return load_all(instead={"lib/now.lua": _CLOCK})
+
+
+@functools.cache
+def _scripts() -> Scripts:
+    plain = plain_scripts()
+    return Scripts(**{name: _guarded(getattr(plain, name)) for name in Scripts.__slots__})
+
+
+def _guarded(script: Script) -> Script:
+    source = guarded(script.source, CLOCK_KEY)
+    return Script(script.name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
 def record(job_id: str, place: str | None = NORMAL, *, size: int = 0, **fields: object) -> bytes:

@@ -45,6 +45,10 @@ for key = 4, #KEYS, 2 do
 end
 redis.call('HLEN', KEYS[2])
 redis.call('SCARD', KEYS[3])
+-- those due are the first ones, and an unplaced one stays due
+local wait = #unplaced > 0 and 0 or -1
+local next_due = redis.call('ZRANGE', KEYS[1], #due, #due, 'WITHSCORES')
+if wait < 0 and next_due[2] then wait = math.max(0, math.ceil(tonumber(next_due[2]) * 1000 - now)) end
 
 if #moving > 0 then
   redis.call('ZREM', KEYS[1], unpack(moving))
@@ -56,7 +60,4 @@ elseif #markers > 0 then
 end
 for _, marker in ipairs(markers) do redis.call('LPUSH', marker, '1') end
 
-local wait = -1
-local next_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if next_due[2] then wait = math.max(0, math.ceil(tonumber(next_due[2]) * 1000 - now)) end
 return {now, wait, #moving, unpack(unplaced)}

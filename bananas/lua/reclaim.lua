@@ -30,14 +30,15 @@ local charged, placed = {}, {}
 for i = 6, 5 + charged_count do charged[ARGV[i]] = true end
 for i = 6 + charged_count, #ARGV, 2 do placed[ARGV[i]] = ARGV[i + 1] end
 
+local leases = redis.call('SCARD', KEYS[2])
 local requests = redis.call('SRANDMEMBER', KEYS[2], 1000)
-local moved, unplaced = give_back(ARGV[4], KEYS[2], requests, tonumber(ARGV[3]), placed)
+local moved, unplaced, ended = give_back(ARGV[4], KEYS[2], requests, tonumber(ARGV[3]), placed)
 redis.call('ZREM', KEYS[1], '')
 for _, id in ipairs(moved) do
   if charged[id] then redis.call('HINCRBY', KEYS[4], id, 1) end
 end
 if #moved > 0 then redis.call('HINCRBY', KEYS[3], 'reclaimed', #moved) end
-if redis.call('EXISTS', KEYS[2]) == 0 then
+if ended == leases then
   redis.call('ZREM', KEYS[1], ARGV[1])
   redis.call('HDEL', KEYS[5], ARGV[1])
   return {'done', #moved}

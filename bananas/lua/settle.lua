@@ -38,6 +38,7 @@ for job = 1, jobs do
 end
 if #stale == jobs then return stale end
 local all = #stale == 0
+local lease_size = redis.call('SCARD', KEYS[1])
 
 -- every key is read before the first write
 redis.call('SCARD', KEYS[2])
@@ -55,6 +56,7 @@ end
 local list = 9 + jobs
 local at = 3 + jobs
 local lists = 0
+local older = {}
 while ARGV[at] do
   local op, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
@@ -75,8 +77,12 @@ while ARGV[at] do
     at = at + 2
   elseif op == 'foreign' then at = at + count
   elseif op == 'result' then
-    for _ = 1, count do
+    for i = 1, count do
       check(ARGV[at + 1])
+      -- a result of an earlier job of this id is replaced in place; one of another type, or of
+      -- thousands of members, is nobody's result and makes way
+      local names = redis.pcall('HKEYS', KEYS[list + 2 * lists + i - 1])
+      older[i] = not names.err and #names <= 1000 and names
       at = at + 5 + tonumber(ARGV[at + 4])
     end
   end
@@ -85,11 +91,13 @@ if wrong then return redis.error_reply('ERR a ttl or delay must be a whole numbe
 local result = list + 2 * lists
 
 -- the lease first: a removal, allowed at maxmemory, and it lifts the refusal for what follows
-redis.call('SREM', KEYS[1], unpack(ARGV, 3, 2 + jobs))
-if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end
+-- what it empties is told by counting, as a key that was emptied may not be asked again
+local leaving = redis.call('SREM', KEYS[1], unpack(ARGV, 3, 2 + jobs))
+if leaving == lease_size then redis.call('SREM', KEYS[2], ARGV[1]) end
 
 local moved = {}
 local function count_up(name, by) moved[name] = (moved[name] or 0) + by end
+local cleared, forgotten = {}, {}
 
 local function in_section(job, count)
   if all then return count end
@@ -100,6 +108,15 @@ end
 
 local function store(key, record, ttl)
   if ttl == '0' then redis.call('DEL', key) else redis.call('SET', key, record, 'EX', ttl) end
+end
+
+local function drop_others(key, names, first, last)
+  local new, others = {}, {}
+  for i = first, last, 2 do new[ARGV[i]] = true end
+  for _, name in ipairs(names) do
+    if not new[name] then others[#others + 1] = name end
+  end
+  if #others > 0 then redis.call('HDEL', key, unpack(others)) end
 end
 
 local now
@@ -117,10 +134,8 @@ while ARGV[at] do
         if held[i] == 1 then redis.call('DEL', KEYS[8 + i]) end
       end
     end
-    if crashed then
-      for i = job, job + count - 1 do
-        if held[i] == 1 then redis.call('HDEL', KEYS[6], ARGV[2 + i]) end
-      end
+    for i = job, job + count - 1 do
+      if held[i] == 1 then cleared[#cleared + 1] = ARGV[2 + i] end
     end
     count_up('completed', in_section(job, count))
     job = job + count
@@ -128,7 +143,7 @@ while ARGV[at] do
     for i = 1, count do
       if held[job] == 1 then
         store(KEYS[8 + job], ARGV[at + i], ARGV[at])
-        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+        cleared[#cleared + 1] = ARGV[2 + job]
       end
       job = job + 1
     end
@@ -154,7 +169,7 @@ while ARGV[at] do
         -- an older failure under the same id, its record long expired, gives way
         if redis.call('ZADD', KEYS[5], score, ARGV[2 + job]) == 0 then count_up('purged', 1) end
         store(KEYS[8 + job], ARGV[at + i], ARGV[at])
-        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+        cleared[#cleared + 1] = ARGV[2 + job]
       end
       job = job + 1
     end
@@ -178,7 +193,7 @@ while ARGV[at] do
     for i = 1, count do
       if held[job] == 1 then
         store(KEYS[8 + job], ARGV[at + i], ARGV[at])
-        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+        cleared[#cleared + 1] = ARGV[2 + job]
       end
       job = job + 1
     end
@@ -187,9 +202,9 @@ while ARGV[at] do
   elseif op == 'forget' then
     for _ = 1, count do
       if held[job] == 1 then
-        redis.call('SREM', KEYS[7], ARGV[2 + job])
+        forgotten[#forgotten + 1] = ARGV[2 + job]
         redis.call('EXPIRE', KEYS[8 + job], ARGV[at])
-        if crashed then redis.call('HDEL', KEYS[6], ARGV[2 + job]) end
+        cleared[#cleared + 1] = ARGV[2 + job]
       end
       job = job + 1
     end
@@ -202,11 +217,13 @@ while ARGV[at] do
     count_up('accepted', n)
     at = at + count
   elseif op == 'result' then
-    for _ = 1, count do
+    for i = 1, count do
       local fields = tonumber(ARGV[at + 4])
       if held[tonumber(ARGV[at])] == 1 then
-        redis.call('DEL', KEYS[result])
-        redis.call('HSET', KEYS[result], unpack(ARGV, at + 5, at + 4 + fields))
+        -- pcall: where it had to make way on a node that is losing the slot, it stays away
+        if not older[i] then redis.call('DEL', KEYS[result]) end
+        redis.pcall('HSET', KEYS[result], unpack(ARGV, at + 5, at + 4 + fields))
+        drop_others(KEYS[result], older[i] or {}, at + 5, at + 4 + fields)
         redis.call('EXPIRE', KEYS[result], ARGV[at + 1])
         redis.call('PUBLISH', ARGV[at + 2], ARGV[at + 3])
       end
@@ -215,6 +232,8 @@ while ARGV[at] do
     end
   end
 end
+if crashed and #cleared > 0 then redis.call('HDEL', KEYS[6], unpack(cleared)) end
+if #forgotten > 0 then redis.call('SREM', KEYS[7], unpack(forgotten)) end
 for name, by in pairs(moved) do
   if by > 0 then redis.call('HINCRBY', KEYS[3], name, by) end
 end

@@ -12,14 +12,22 @@
 local now = now_ms()
 local version = redis.call('GET', KEYS[2]) or '0'
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000)
-redis.call('ZREM', KEYS[1], '', unpack(lapsed))
-local changed = #lapsed > 0
-for i = 2, #ARGV do
-  if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then changed = true end
-  redis.call('ZADD', KEYS[1], 'GT', now + tonumber(ARGV[1]), ARGV[i])
+local size = redis.call('ZCARD', KEYS[1])
+local wanted, leaving = {}, {}
+for i = 2, #ARGV do wanted[ARGV[i]] = true end
+for _, task in ipairs(lapsed) do
+  if not wanted[task] then leaving[#leaving + 1] = task end
 end
-if changed then
+redis.call('ZREM', KEYS[1], '')
+local added = 0
+for task in pairs(wanted) do
+  added = added + redis.call('ZADD', KEYS[1], 'GT', now + tonumber(ARGV[1]), task)
+end
+if #leaving > 0 then redis.call('ZREM', KEYS[1], unpack(leaving)) end
+if added + #leaving > 0 then
   version = tostring(tonumber(version) + 1)
   redis.call('SET', KEYS[2], version)
 end
+-- told by counting: a key that was emptied may not be asked again
+if size + added == #leaving then return {version} end
 return {version, unpack(redis.call('ZRANGE', KEYS[1], 0, 999))}

@@ -3,12 +3,14 @@
 -- give_back: return up to `limit` ids of some leases to the front of their queues.
 -- Reads everything first; the first write is a removal, so that it works at maxmemory.
 -- `placed` maps ids whose record does not tell its place to one that the caller read.
--- Returns the ids moved and the ids left because their place is not known.
+-- What is empty afterwards is told by counting, as a key that was emptied may not be asked again.
+-- Returns the ids moved, the ids left because their place is not known, and how many leases ended.
 local function give_back(prefix, epoch_leases, requests, limit, placed)
-  local moved, unplaced, by_lease, by_place = {}, {}, {}, {}
+  local moved, unplaced, by_lease, ended, by_place = {}, {}, {}, {}, {}
   for _, request in ipairs(requests) do
     if #moved + #unplaced >= limit then break end
     local lease = prefix .. ':queue:processing:lease:' .. request
+    local size = redis.call('SCARD', lease)
     local ids = redis.call('SRANDMEMBER', lease, limit - #moved - #unplaced)
     local leaving = {}
     for _, id in ipairs(ids) do
@@ -22,7 +24,8 @@ local function give_back(prefix, epoch_leases, requests, limit, placed)
         unplaced[#unplaced + 1] = id
       end
     end
-    by_lease[#by_lease + 1] = {request, lease, leaving}
+    if #leaving > 0 then by_lease[lease] = leaving end
+    if #leaving == size then ended[#ended + 1] = request end
   end
   local places = prefix .. ':places'
   redis.call('SCARD', places)
@@ -31,10 +34,8 @@ local function give_back(prefix, epoch_leases, requests, limit, placed)
     redis.call('LLEN', prefix .. ':' .. place .. ':wake')
   end
 
-  for _, leaving in ipairs(by_lease) do
-    if #leaving[3] > 0 then redis.call('SREM', leaving[2], unpack(leaving[3])) end
-    if redis.call('EXISTS', leaving[2]) == 0 then redis.call('SREM', epoch_leases, leaving[1]) end
-  end
+  for lease, leaving in pairs(by_lease) do redis.call('SREM', lease, unpack(leaving)) end
+  if #ended > 0 then redis.call('SREM', epoch_leases, unpack(ended)) end
   for place, ids in pairs(by_place) do
     -- ids are time-ordered: the oldest is pushed last and taken first
     table.sort(ids, function(a, b) return a > b end)
@@ -42,5 +43,5 @@ local function give_back(prefix, epoch_leases, requests, limit, placed)
     redis.call('SADD', places, place)
     wake(prefix .. ':' .. place .. ':wake')
   end
-  return moved, unplaced
+  return moved, unplaced, #ended
 end

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from bananas.broker import Retention, Settlement
 from bananas.keys import place
-from bare_queue import START_MS, BareQueue, ids_of, record
+from bare_queue import START_MS, BareQueue, ids_of, plain_scripts, record
 
 HIGH, NORMAL = "queue:high", "queue:normal"
 GPU = place("high", "gpu")
@@ -373,6 +373,8 @@ def test_wrong_type_has_no_effect(queue: BareQueue) -> None:
 
 def test_record_and_result_of_another_type_are_replaced(queue: BareQueue) -> None:
     """What somebody else put under a job's own keys cannot hold its lease for ever."""
+    # without the guard: what is of another type cannot be replaced without being removed
+    queue.broker.scripts = plain_scripts()
     token = queue.leased("a", "b")
     for job_id in "ab":
         queue.client.delete(queue.keys.job(job_id))
@@ -383,7 +385,21 @@ def test_record_and_result_of_another_type_are_replaced(queue: BareQueue) -> Non
     )
     assert stale == []
     assert queue.record("a") == done("a")[1]
+    assert queue.client.hgetall(queue.keys.result("a")) == {b"status": b"failed"}
     assert queue.drift() == 0
+
+
+def test_result_of_an_earlier_job_is_replaced_in_place(queue: BareQueue) -> None:
+    """Nothing of it stays, and its key is there all the time."""
+    queue.client.hset(queue.keys.result("a"), mapping={"status": "failed", "error": "boom"})
+    queue.client.hset(queue.keys.result("b"), mapping=dict.fromkeys(map(str, range(3000)), "x"))
+    token = queue.leased("a", "b")
+    results = [(i.encode(), 9, b"m", ["status", "completed", "result", "1"]) for i in "ab"]
+    queue.broker.scripts = plain_scripts()  # the second one makes way
+    assert queue.settle(token, dropped=[b"a", b"b"], results=results) == []
+    for job_id in "ab":
+        found = queue.client.hgetall(queue.keys.result(job_id))
+        assert found == {b"status": b"completed", b"result": b"1"}
 
 
 @pytest.mark.parametrize("outcome", ALL)
