@@ -89,6 +89,8 @@ async def deadly(how: str) -> None:
         os.abort()
     elif how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "group":
+        os.kill(0, signal.SIGKILL)
     elif how == "sys.exit":
         sys.exit(3)
     elif how == "fds":

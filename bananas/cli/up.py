@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 
@@ -64,22 +63,20 @@ def up(ctx: click.Context, app: str | None) -> None:
 
 
 def _run(application: Application, settings: Settings) -> int:
-    """Compose the fleet as `run_fleet` does, and tell what runs where, and when it is ready."""
-    from bananas.runtime.fleet import Fleet, settle_server, specs_of  # noqa: PLC0415 - not for --help
-    from bananas.supervisor import Supervisor, log_event, slots_needed  # noqa: PLC0415
-    from bananas.table import Table  # noqa: PLC0415
+    """Run the fleet, and tell what runs where, when it is ready and when it stops."""
+    from bananas.runtime.fleet import Fleet, run_fleet, settle_server  # noqa: PLC0415 - not for --help
+    from bananas.supervisor import log_event  # noqa: PLC0415
 
     server = settle_server(settings)
     _announce(application, settings, server)
-    settings = replace(settings, redis_url=server.url)
     fleet = replace(Fleet.of(settings, application.target, apis=settings.api_procs), scheduler=True)
-    specs = specs_of(fleet, settings, server)
+    waiting: dict[str, int] = {}
     ending: list[Event] = []
-    waiting = {spec.role: spec.count for spec in specs if not spec.execs}
 
     def tell(event: Event) -> None:
-        if event.kind == "draining":
-            ending.append(event)
+        children = event.fields.get("children")
+        if event.kind == "supervisor-started" and isinstance(children, dict):
+            waiting.update(cast("dict[str, int]", children))
         if event.kind == "draining":
             ending.append(event)
             click.echo(
@@ -96,25 +93,7 @@ def _run(application: Application, settings: Settings) -> int:
                 waiting.clear()
                 click.secho("ready", fg="green", bold=True)
 
-    class OnTerminal(Supervisor):
-        """Ends with its terminal; elsewhere the hang-up signal means a rolling restart."""
-
-        had_terminal = sys.stdin is not None and sys.stdin.isatty()
-
-        def handle_hup(self) -> None:
-            if self.had_terminal and not os.isatty(0):
-                self.handle_term()
-            else:
-                super().handle_hup()
-
-    table = Table.create(slots_needed(specs), settings.begun_entries)
-    supervisor = OnTerminal(specs, table, grace_s=settings.shutdown_grace_s, on_event=tell)
-    sys.stdout.flush()
-    try:
-        return supervisor.run()
-    finally:
-        if server.prepared is not None:
-            server.prepared.release()
+    return run_fleet(fleet, settings, server=server, on_event=tell)
 
 
 def _announce(application: Application, settings: Settings, server: Server) -> None:

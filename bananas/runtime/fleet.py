@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bananas.embedded import PreparedServer, prepare, start
-from bananas.supervisor import ProcessSpec, Supervisor, slots_needed
+from bananas.supervisor import ProcessSpec, Supervisor, log_event, slots_needed
 from bananas.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bananas.settings import Settings
-    from bananas.supervisor import Child
+    from bananas.supervisor import Child, Event
 
 # Lower ranks leave first: those who bring work, those who do it, who watches, the server.
 _API_RANK: Final = 0
@@ -131,17 +131,30 @@ def specs_of(fleet: Fleet, settings: Settings, server: Server) -> list[ProcessSp
     return specs
 
 
-def run_fleet(fleet: Fleet, settings: Settings) -> int:
+def run_fleet(
+    fleet: Fleet,
+    settings: Settings,
+    *,
+    server: Server | None = None,
+    on_event: Callable[[Event], None] = log_event,
+) -> int:
     """Run a fleet until it is told to stop; returns the exit status.
+
+    Args:
+        fleet: What to run.
+        settings: For all of it.
+        server: What `settle_server` gave, for callers that need to know it before.
+        on_event: Told of everything that the supervisor does and sees.
 
     Raises:
         EmbeddedServerError: No server was named and none can be started.
     """
-    server = settle_server(settings)
+    if server is None:
+        server = settle_server(settings)
     settings = dataclasses.replace(settings, redis_url=server.url)
     specs = specs_of(fleet, settings, server)
     table = Table.create(slots_needed(specs), settings.begun_entries if fleet.workers else 1)
-    supervisor = Supervisor(specs, table, grace_s=settings.shutdown_grace_s)
+    supervisor = Supervisor(specs, table, grace_s=settings.shutdown_grace_s, on_event=on_event)
     sys.stdout.flush()
     sys.stderr.flush()
     try:

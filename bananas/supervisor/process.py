@@ -42,8 +42,12 @@ _TO_DEFAULT: Final = (
     *(signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU),
     *(signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
 )
-# these come from a terminal, or before the target has a handler, and must not end a child.
-_TO_IGNORE: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# these come from a terminal, or before the target has a handler, and must not end a child;
+# the last two would freeze one that reads or writes the terminal, of which it is background.
+_TO_IGNORE: Final = (
+    *(signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
+    *(signal.SIGTTIN, signal.SIGTTOU),
+)
 
 
 @dataclass(slots=True)
@@ -211,6 +215,7 @@ def _become_child(spec: ProcessSpec, child: Child, pipes: Pipes) -> None:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()  # Ctrl-C in a terminal must not end a server before those who need it
     else:
+        os.setpgid(0, 0)  # `os.kill(0, …)` in a handler means its own process, not the fleet
         for number in _TO_IGNORE:
             signal.signal(number, signal.SIG_IGN)
     set_death_signal(signal.SIGTERM)

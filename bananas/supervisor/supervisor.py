@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
     from bananas.table import Slot, Table
 
+HANG_UP_S: Final = 5.0
+"""Some terminals send SIGHUP a moment before they are gone."""
+
 REUSE_EXITED_AFTER_S: Final = 30.0
 """An EXITED slot that no warden has freed for so long is taken when no other is left."""
 
@@ -85,6 +88,10 @@ def log_event(event: Event) -> None:
 def _safe(fields: Mapping[str, object]) -> dict[str, object]:
     # A log record has attributes of its own, `name` and `process` among them.
     return {f"child_{key}": value for key, value in fields.items()}
+
+
+def _is_terminal() -> bool:
+    return os.isatty(0)  # False for a descriptor that is closed or hung up
 
 
 def slots_needed(specs: Sequence[ProcessSpec], *, spare: int = 8) -> int:
@@ -118,7 +125,8 @@ class _Role:
 class Supervisor:
     """Keeps the children of some specs running until it is told to stop.
 
-    SIGTERM, SIGINT: drain; again, or SIGQUIT: leave now. SIGHUP: replace all, one by one.
+    SIGTERM, SIGINT: drain; again, or SIGQUIT: leave now. SIGHUP: replace all, one by one; but
+    drain if it came because the terminal that was the standard input is gone.
     SIGTTIN, SIGTTOU: one more, one less of `scaled_role`. SIGUSR1: take no new jobs.
     """
 
@@ -175,6 +183,8 @@ class Supervisor:
         self._forced = False
         self._asked = False
         self._over = False
+        self._terminal = _is_terminal()
+        self._hup_s = float("-inf")
         self._handlers: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self.handle_term,
             signal.SIGINT: self.handle_term,
@@ -232,10 +242,16 @@ class Supervisor:
             self._enter(Phase.CUTTING)
 
     def handle_hup(self) -> None:
-        """Replace all children by new ones, without a gap."""
-        if self._phase is Phase.RUNNING:
+        """Replace all children by new ones, without a gap; not for our terminal's end."""
+        self._hup_s = self._own.now_s
+        if self._phase is Phase.RUNNING and not self._hung_up():
             self._wave += 1
             self._tell("roll-begun", wave=self._wave)
+
+    def _hung_up(self) -> bool:
+        """Whether a SIGHUP of late was the end of our terminal: nobody sees us any more."""
+        late = self._own.now_s - self._hup_s <= HANG_UP_S
+        return self._terminal and late and not _is_terminal()
 
     def handle_ttin(self) -> None:
         """Have one more of the scaled role."""
@@ -281,6 +297,9 @@ class Supervisor:
             self._tell("was-stopped", logging.WARNING)
         while self._queue:
             self._handlers[self._queue.popleft()]()
+        if self._phase is Phase.RUNNING and self._hung_up():
+            self._tell("terminal-gone", logging.WARNING)
+            self._enter(Phase.DRAINING)
         for pid, code in reap():
             self._buried(pid, code, pipes)
         view = self._look()

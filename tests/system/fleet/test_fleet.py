@@ -140,7 +140,7 @@ def test_a_job_past_its_hard_limit_costs_its_process_and_nobody_else(
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("how", ["segfault", "exit", "abort", "kill"])
+@pytest.mark.parametrize("how", ["segfault", "exit", "abort", "kill", "group"])
 def test_poison_fails_after_three_deaths_and_its_neighbours_complete(
     fleet: Callable[..., Fleet],
     scene: Scene,

@@ -35,10 +35,17 @@ Line = dict[str, Any]
 class Fleet:
     """A running `fleet.py` and the lines it has written."""
 
-    def __init__(self, *specs: Line, under: tuple[str, ...] = (), **config: object) -> None:
+    def __init__(
+        self,
+        *specs: Line,
+        under: tuple[str, ...] = (),
+        stdin: int = subprocess.DEVNULL,
+        **config: object,
+    ) -> None:
         """Start it, in a process group of its own."""
         self.process = subprocess.Popen(
             [*under, sys.executable, FLEET, json.dumps({"specs": specs, **config})],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -66,6 +73,11 @@ class Fleet:
     def send(self, number: signal.Signals) -> None:
         """Send the supervisor a signal."""
         self.process.send_signal(number)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send the supervisor and all its children a signal: their groups are their own."""
+        for pid in (self.process.pid, *children_of(self.process.pid)):
+            os.kill(pid, number)
 
     def read(self, deadline: float) -> bool:
         """Take in one more line; False at the end of the output."""
@@ -195,7 +207,7 @@ def test_no_other_signal_ends_a_child_that_boots(start: Callable[..., Fleet]) ->
 
 
 def test_ctrl_c_drains_in_order(start: Callable[..., Fleet]) -> None:
-    """SIGINT to all of the terminal's processes drains the workers before the server ends."""
+    """SIGINT to the terminal's foreground drains the workers before the server ends."""
     server = {"role": "server", "does": "program", "execs": True, "stop_rank": 2}
     fleet = start(workers(2), server)
     fleet.all_ready(3)
@@ -204,6 +216,14 @@ def test_ctrl_c_drains_in_order(start: Callable[..., Fleet]) -> None:
     ended = fleet.of("child-ended")
     assert [x["role"] for x in ended] == ["worker", "worker", "server"]
     assert [x["code"] for x in ended] == [0, 0, -signal.SIGTERM]
+
+
+def test_a_child_leads_a_group_of_its_own(start: Callable[..., Fleet]) -> None:
+    """What a job sends to its own process group reaches no other process of the fleet."""
+    fleet = start(workers(2), WARDEN)
+    groups = {os.getpgid(pid) for pid in fleet.all_ready(3)}
+    assert len(groups) == 3
+    assert os.getpgid(fleet.process.pid) not in groups
 
 
 def test_a_signal_before_anything_is_up_is_not_lost(start: Callable[..., Fleet]) -> None:
@@ -346,6 +366,49 @@ def test_a_child_may_ask_to_be_replaced(start: Callable[..., Fleet]) -> None:
     assert len(fleet.of("child-started")) == 3
 
 
+@pytest.mark.parametrize("first", ["terminal", "signal"])
+def test_a_hang_up_of_the_terminal_drains(start: Callable[..., Fleet], first: str) -> None:
+    """SIGHUP rolls a fleet while its terminal is there; with the terminal's end it is the end."""
+    master, slave = os.openpty()
+    try:
+        fleet = start(workers(1), stdin=slave)
+        os.close(slave)
+        fleet.all_ready(1)
+        fleet.send(signal.SIGHUP)
+        fleet.wait_for("roll-ended")
+        if first == "signal":
+            fleet.send(signal.SIGHUP)
+            fleet.wait_for("roll-begun", wave=2)
+    finally:
+        os.close(master)
+    if first == "terminal":
+        fleet.send(signal.SIGHUP)
+    fleet.wait_for("terminal-gone")
+    assert fleet.end() == EXIT_OK
+
+
+def test_a_terminal_that_goes_without_a_signal_changes_nothing(
+    start: Callable[..., Fleet], tmp_path: Path
+) -> None:
+    """As after `disown`: only a SIGHUP ends a fleet, and without a terminal it rolls."""
+    master, slave = os.openpty()
+    fleet = start(workers(1), stdin=slave)
+    os.close(slave)
+    fleet.all_ready(1)
+    os.close(master)
+    fleet.send(signal.SIGTTIN)
+    fleet.wait_for("scaled")
+    with (tmp_path / "none").open("w") as none:
+        other = start(workers(1), stdin=none.fileno())
+        other.all_ready(1)
+        other.send(signal.SIGHUP)
+        other.wait_for("roll-ended")
+    for one in (fleet, other):
+        one.send(signal.SIGTERM)
+        assert one.end() == EXIT_OK
+        assert not one.of("terminal-gone")
+
+
 def test_the_count_goes_up_and_down(start: Callable[..., Fleet]) -> None:
     """SIGTTIN adds a worker, SIGTTOU takes one away, and one stays whatever is sent."""
     fleet = start(workers(1), WARDEN)
@@ -467,14 +530,14 @@ def test_who_does_not_abort_is_killed(start: Callable[..., Fleet]) -> None:
     assert fleet.wait_for("said", what="found")["culprits"]
 
 
-def test_a_stop_of_the_whole_group_kills_nobody(start: Callable[..., Fleet]) -> None:
+def test_a_stop_of_the_whole_fleet_kills_nobody(start: Callable[..., Fleet]) -> None:
     """After SIGSTOP and SIGCONT a job past its deadline may still be ended by its own loop."""
     limits = {"stop_slack_s": 0.3, "look_s": 0.1, "resume_grace_s": 2.0}
     fleet = start(workers(2, "holds"), job_s=0.5, hard_s=0.1, tick_s=0.3, limits=limits)
     fleet.all_ready(2)
-    os.killpg(fleet.process.pid, signal.SIGSTOP)
+    fleet.send_all(signal.SIGSTOP)
     time.sleep(1.5)  # the stop itself is what is tested: the deadlines pass meanwhile
-    os.killpg(fleet.process.pid, signal.SIGCONT)
+    fleet.send_all(signal.SIGCONT)
     fleet.wait_for("was-stopped")
     fleet.wait_for("said", what="job-ended")
     fleet.wait_for("said", what="job-ended")
@@ -491,9 +554,9 @@ def test_a_stop_does_not_use_up_the_drain(start: Callable[..., Fleet]) -> None:
     fleet.send(signal.SIGTERM)
     fleet.wait_for("said", what="SIGTERM")
     fleet.wait_for("said", what="SIGTERM")
-    os.killpg(fleet.process.pid, signal.SIGSTOP)
+    fleet.send_all(signal.SIGSTOP)
     time.sleep(1.5)  # longer than the drain, and that is the point
-    os.killpg(fleet.process.pid, signal.SIGCONT)
+    fleet.send_all(signal.SIGCONT)
     fleet.wait_for("was-stopped")
     fleet.send(signal.SIGTERM)
     assert fleet.end() == EXIT_OK
@@ -544,6 +607,11 @@ def test_strangers_are_reaped(start: Callable[..., Fleet]) -> None:
     assert fleet.end() == EXIT_OK
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
 def namespaces() -> bool:
     """Tell whether a process may be made PID 1 of a namespace here."""
     if shutil.which("unshare") is None:
@@ -562,8 +630,7 @@ def test_it_can_be_pid_1(start: Callable[..., Fleet]) -> None:
     for _ in range(3):
         fleet.wait_for("child-ready")
     # `unshare` is its parent and forwards nothing: its only child, seen from here, is told.
-    children = Path(f"/proc/{fleet.process.pid}/task/{fleet.process.pid}/children")
-    os.kill(int(children.read_text()), signal.SIGTERM)
+    os.kill(children_of(fleet.process.pid)[0], signal.SIGTERM)
     assert fleet.end() == EXIT_OK
     assert len(fleet.of("said", what="SIGTERM")) == 3
 
