@@ -403,6 +403,14 @@ class _Folder(_Plain):
             raise ValueError("names a home folder that does not exist") from None
 
 
+class _File(_Plain):
+    def read(self, raw: object) -> Path:
+        try:
+            return _Folder().read(raw)
+        except ValueError as problem:
+            raise ValueError(str(problem).replace("path of a folder", "path of a file")) from None
+
+
 class _Token(_Plain):
     secret = True
 
@@ -570,7 +578,14 @@ class Settings:
         8080, _Integer(0, 65_535), "port the API listens on; 0 takes a free one", bare=True
     )
     api_token: Secret | None = _setting(
-        None, _Maybe(_Token(), "none"), "bearer token the API demands, 16 characters or more"
+        None,
+        _Maybe(_Token(), "none"),
+        "bearer token that may do everything over the API, 16 characters or more",
+    )
+    api_tokens_file: Path | None = _setting(
+        None,
+        _Maybe(_File(), "none"),
+        "file of bearer tokens with scopes, kept by `bananas token`",
     )
     api_procs: int = _setting(1, _Integer(1, 256), "API processes, sharing one port")
 
@@ -995,8 +1010,11 @@ def _contradictions(
     if v["retry_cap_s"] < v["retry_base_s"]:
         reason = f"must be at least {name('retry_base_s')} ({format_duration(v['retry_base_s'])})"
         yield "retry_cap_s", "retry_base_s", reason
-    if v["api_token"] is None and not _is_loopback(v["api_host"]):
-        reason = f'"{v["api_host"]}" is open to the network: it needs {name("api_token")}'
+    if v["api_token"] is None and v["api_tokens_file"] is None and not _is_loopback(v["api_host"]):
+        reason = (
+            f'"{v["api_host"]}" is open to the network: it needs {name("api_token")} '
+            f"or {name('api_tokens_file')}"
+        )
         yield "api_host", "api_token", reason
 
 

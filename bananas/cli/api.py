@@ -36,7 +36,8 @@ def need_http() -> None:
 def api(ctx: click.Context) -> None:
     """Serve the HTTP API: jobs, batches, results, failed jobs, counters, health.
 
-    BANANAS_API_TOKEN is the bearer token it demands; without one it listens on loopback only.
+    BANANAS_API_TOKEN is a bearer token that may do everything; `bananas token` makes others, with
+    scopes. Without any it listens on loopback only.
     """
     need_http()
     settings = settle_port(fleet_settings(ctx), alone=False)

@@ -8,8 +8,8 @@ as children that die while booting.
 from __future__ import annotations
 
 import errno
+import json
 import os
-import pickle
 import socket
 import sys
 import traceback
@@ -29,7 +29,8 @@ from bananas.cli.options import (
 )
 from bananas.errors import SettingsError, UsageError
 from bananas.log import configure
-from bananas.settings import Settings, load_pyproject
+from bananas.settings import Secret, Settings, load_pyproject
+from bananas.tokens import read_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,7 @@ api_flags: Final = stacked(
     setting("--host", field="api_host", metavar="HOST"),
     setting("--port", field="api_port", metavar="PORT"),
     setting("--api-procs", field="api_procs", metavar="N"),
+    setting("--tokens-file", field="api_tokens_file", metavar="FILE"),
 )
 
 fleet_flags: Final = stacked(
@@ -143,34 +145,39 @@ def look_at(target: str) -> Application:
         raise ApplicationBrokenError(
             f'application "{target}": importing it ended the process (exit {code})'
         )
-    seen: Application | str = pickle.loads(data)  # noqa: S301 - from our own child
+    seen: Any = json.loads(data)
     if isinstance(seen, str):
         raise ApplicationBrokenError(seen)
-    return seen
+    return Application(target, tuple(seen["tasks"]), seen["asked_for"])
 
 
 def _tell(target: str, writing: int) -> NoReturn:
     """Import the application here and write what there is to say into the pipe."""
-    seen: Application | str
+    seen: dict[str, Any] | str
     status = 1
     try:
         try:
             from bananas.runtime.application import load  # noqa: PLC0415 - only in the child
 
             app = load(target)
-            seen = Application(target, tuple(sorted(app.registry)), _asked_for(app.settings))
+            seen = {"tasks": sorted(app.registry), "asked_for": _asked_for(app.settings)}
         except UsageError as error:
             seen = str(error)
         except Exception as error:  # noqa: BLE001 - whatever the user's module does
             traceback.print_exc()
             seen = f'application "{target}": importing it raised {type(error).__name__}: {error}'
-        with os.fdopen(writing, "wb") as pipe:
-            pickle.dump(seen, pipe)
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            json.dump(seen, pipe, default=_plain)
         status = 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _plain(value: object) -> str:
+    """Return a setting as text that its reader takes, for the pipe to our own parent only."""
+    return value.reveal() if isinstance(value, Secret) else str(value)
 
 
 def _asked_for(settings: Settings) -> dict[str, Any]:
@@ -212,8 +219,11 @@ def settle_port(settings: Settings, *, alone: bool) -> Settings:
 
     Raises:
         PortTakenError: It is taken.
-        SettingsError: The host has no address, or the port may not be used.
+        SettingsError: The host has no address, the port may not be used, or the file of tokens
+            cannot be.
     """
+    if settings.api_tokens_file is not None:
+        read_tokens(settings.api_tokens_file)  # rather here than in children that die booting
     try:
         found = socket.getaddrinfo(settings.api_host, settings.api_port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]

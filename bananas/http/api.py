@@ -17,7 +17,7 @@ from bananas.errors import BananasError
 from bananas.http import batch, dead, jobs, status, submit
 from bananas.http.docs import POLICY, render
 from bananas.http.exchange import Answer, ClientGoneError, Query, headers_of, plain_headers
-from bananas.http.gate import Gate
+from bananas.http.gate import GRANT_KEY, Gate, demand
 from bananas.http.health import Readiness
 from bananas.http.jobs import json_response
 from bananas.http.openapi import document
@@ -49,11 +49,11 @@ class Api:
     def __init__(self, client: Client, settings: Settings) -> None:
         """Work through `client`, which its owner closes; the limits are the settings'."""
         self.context: Final = Context(client, settings)
-        self._gate = Gate(settings.api_token)
         about = (
             Operation(
                 "GET",
                 "/openapi.json",
+                "read",
                 {
                     "operationId": "getOpenapi",
                     "tags": ["about"],
@@ -70,6 +70,7 @@ class Api:
             Operation(
                 "GET",
                 "/docs",
+                "read",
                 {
                     "operationId": "getDocs",
                     "tags": ["about"],
@@ -93,6 +94,7 @@ class Api:
             *Health(Readiness(self.context)).operations(),
             *about,
         )
+        self._gate = Gate(settings, frozenset(o.path for o in self.operations if o.scope == "open"))
         self.document: Final = document(
             settings, self.operations, max_body_bytes=self.context.max_body_bytes
         )
@@ -110,11 +112,13 @@ class Api:
         answer = Answer(scope, send)
         try:
             headers = headers_of(scope)
-            self._gate.check(scope, headers)
+            grant = scope[GRANT_KEY] = self._gate.check(scope, headers)
             path = scope["path"]
             if path == _JOBS and scope["method"] == "POST":
+                demand(grant, submit.OPERATION.scope)
                 await submit.submit_job(self.context, scope, receive, answer, headers)
             elif path == _BATCH and scope["method"] == "POST":
+                demand(grant, batch.OPERATION.scope)
                 await batch.submit_batch(self.context, scope, receive, answer, headers)
             else:
                 scope["app"] = self  # so that the router raises what it refuses
@@ -149,7 +153,9 @@ class Api:
     def _endpoint(self, methods: dict[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
-            handler = methods[method].handler
+            operation = methods[method]
+            demand(request.scope[GRANT_KEY], operation.scope)
+            handler = operation.handler
             if handler is None:  # a raw route, with a method that only it takes
                 raise HTTPException(405)
             return await handler(self.context, request)

@@ -21,14 +21,16 @@ from bananas.http.exchange import (
     Query,
     check_media_type,
 )
+from bananas.http.gate import GRANT_KEY
 from bananas.http.idempotency import derived_id, read_key
 from bananas.http.operations import FLAG, Operation, parameter, ref, refusals
 from bananas.http.problems import Problem, from_error
 from bananas.http.protocol import STREAM_KEY
-from bananas.http.submit import IDEMPOTENCY_KEY
+from bananas.http.submit import IDEMPOTENCY_KEY, enqueues
 from bananas.http.verdicts import MAX_REJECTIONS, Summary, VerdictLines
 from bananas.speedups import split_lines
 from bananas.submission import Verdict
+from bananas.tokens import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from bananas.http.exchange import Answer, Headers
     from bananas.http.operations import Context
     from bananas.http.verdicts import Outlet
+    from bananas.tokens import Grant
 
 CHUNK_LINES: Final = 500
 CHUNK_BYTES: Final = 1024 * 1024
@@ -64,7 +67,7 @@ async def submit_batch(
     key = read_key(headers)
     scope[STREAM_KEY] = True
     outlet: Outlet = Summary(send) if summary else VerdictLines(send)
-    batch = Batch(context, outlet, key)
+    batch = Batch(context, outlet, key, scope[GRANT_KEY])
     try:
         await batch.run(receive)
     finally:
@@ -94,17 +97,21 @@ class _Chunk:
 class Batch:
     """One body under way; belongs to one request."""
 
-    def __init__(self, context: Context, outlet: Outlet, key: bytes | None) -> None:
+    def __init__(
+        self, context: Context, outlet: Outlet, key: bytes | None, grant: Grant = ALL
+    ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             context: Client, limits and the sign to stop.
             outlet: Takes the verdicts.
             key: The batch's idempotency key: gives lines without an id one by their number.
+            grant: For which queues the caller may enqueue; other lines are rejected.
         """
         self._context = context
         self._outlet = outlet
         self._key = key
+        self._limited = None if grant.admin else grant
         self._max_line_bytes = context.max_body_bytes
         self._line = 0  # the last one seen
         self._rest = b""  # the beginning of a line
@@ -244,11 +251,15 @@ class Batch:
                 verdict = Verdict(0, None, "rejected", "line", f"must be JSON: {error.why}")
                 chunk.rejected.append((number, verdict))
             else:
-                if key is not None and type(item) is dict:
-                    _name(cast("dict[str, Any]", item), key, number)
-                chunk.items.append(item)
-                chunk.lines.append(number)
-                chunk.size += len(line)
+                if self._limited is not None and not _allowed(self._limited, item):
+                    verdict = Verdict(0, None, "rejected", "routing_key", _NOT_ALLOWED)
+                    chunk.rejected.append((number, verdict))
+                else:
+                    if key is not None and type(item) is dict:
+                        _name(cast("dict[str, Any]", item), key, number)
+                    chunk.items.append(item)
+                    chunk.lines.append(number)
+                    chunk.size += len(line)
             if len(chunk.lines) + len(chunk.rejected) >= CHUNK_LINES or chunk.size >= CHUNK_BYTES:
                 self._line = number
                 await self._send_off_when_room()
@@ -306,6 +317,16 @@ class Batch:
         while self._under_way and self._failure is None:
             self._room.clear()
             await self._room.wait()
+
+
+def _allowed(grant: Grant, item: object) -> bool:
+    """Whether the caller may submit a line; what is no object is refused elsewhere."""
+    return type(item) is not dict or enqueues(
+        grant, cast("dict[str, object]", item).get("routing_key")
+    )
+
+
+_NOT_ALLOWED: Final = "is not among those that the token may enqueue for"
 
 
 def _name(item: dict[str, Any], key: bytes, line: int) -> None:
@@ -373,6 +394,7 @@ _BODY: Final = {
 OPERATION: Final = Operation(
     "POST",
     "/jobs/batch",
+    "enqueue",
     {
         "operationId": "submitBatch",
         "tags": ["jobs"],

@@ -154,6 +154,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/dead",
+        "read",
         {
             "operationId": "listDead",
             "tags": ["dead"],
@@ -181,6 +182,7 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/dead/retry",
+        "admin",
         {
             "operationId": "retryDead",
             "tags": ["dead"],
@@ -195,6 +197,7 @@ OPERATIONS: Final = (
     Operation(
         "DELETE",
         "/dead",
+        "admin",
         {
             "operationId": "deleteDead",
             "tags": ["dead"],

@@ -1,40 +1,70 @@
 """Who may ask: checked for every request before anything of it is read.
 
-With a token set, every route but the two probes wants it. Without one the API is bound to
-loopback, where the danger is the browser of whoever sits there: requests that a foreign
-page can make it send are refused by their Origin, and names that a foreign resolver points
-at loopback by their Host.
+With tokens set, every route but the two probes wants one, and each route one of its scope.
+Without any the API is bound to loopback, where the danger is the browser of whoever sits
+there: requests that a foreign page can make it send are refused by their Origin, and names
+that a foreign resolver points at loopback by their Host.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from hmac import compare_digest
+import logging
+import time
 from typing import TYPE_CHECKING, Final
 
+from bananas.errors import SettingsError
 from bananas.http.exchange import MAX_HEAD_BYTES, check_encoding
 from bananas.http.problems import Problem
+from bananas.tokens import ALL, Keyring, read_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from starlette.types import Scope
 
     from bananas.http.exchange import Headers
-    from bananas.settings import Secret
+    from bananas.http.operations import RouteScope
+    from bananas.settings import Settings
+    from bananas.tokens import Grant, Token
 
-OPEN_PATHS: Final = frozenset(("/livez", "/readyz"))
+log = logging.getLogger("bananas.http")
+
+GRANT_KEY: Final = "bananas.grant"
+"""In a request's scope: what its caller may do."""
+
 _SCHEME: Final = b"bearer "
 _SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_LOOK_AGAIN_S: Final = 1.0
+_REALM: Final = 'Bearer realm="bananas"'
 
 
 class Gate:
-    """Lets a request through, or raises the problem it is refused with."""
+    """Lets a request through with what it may do, or raises the problem it is refused with."""
 
-    def __init__(self, token: Secret | None) -> None:
-        """Keep the token; None = loopback only."""
-        self._token = None if token is None else token.reveal().encode()
+    def __init__(self, settings: Settings, open_paths: frozenset[str]) -> None:
+        """Read the tokens; without any the API is for loopback only.
 
-    def check(self, scope: Scope, headers: Headers) -> None:
-        """Let a request through.
+        Args:
+            settings: The one token, and the file of those with scopes.
+            open_paths: What anybody may ask for.
+
+        Raises:
+            SettingsError: The file cannot be used.
+        """
+        self._open_paths = open_paths
+        single = settings.api_token
+        self._keyring: Keyring | None = None
+        self._file: _TokenFile | None = None
+        if settings.api_tokens_file is not None:
+            self._file = _TokenFile(settings.api_tokens_file)
+        if single is not None or self._file is not None:
+            tokens = [] if self._file is None else self._file.read()
+            self._keyring = Keyring(None if single is None else single.reveal(), tokens)
+
+    def check(self, scope: Scope, headers: Headers) -> Grant:
+        """Let a request through; returns what its caller may do.
 
         Raises:
             Problem: 400, 401, 403, 415 or 431.
@@ -44,25 +74,112 @@ class Gate:
             raise Problem("headers-too-large", f"the limit is {MAX_HEAD_BYTES} bytes")
         if b"content-encoding" in headers:
             check_encoding(headers)
-        if self._token is not None:
-            if scope["path"] not in OPEN_PATHS:
-                self._check_token(headers.get(b"authorization", b""))
-        else:
+        grant = ALL
+        if self._keyring is None:
             _check_loopback(headers.get(b"host", b""))
+        elif scope["path"] not in self._open_paths:
+            grant = self._grant_of(self._keyring, scope["headers"], headers)
         if (b"origin" in headers or b"sec-fetch-site" in headers) and scope[
             "method"
         ] not in _SAFE_METHODS:
             _check_origin(headers)
+        return grant
 
-    def _check_token(self, authorization: bytes) -> None:
-        token = self._token or b""
+    def _grant_of(
+        self, keyring: Keyring, fields: list[tuple[bytes, bytes]], headers: Headers
+    ) -> Grant:
+        if self._file is not None:
+            changed = self._file.changed()
+            if changed is not None:
+                keyring.replace(changed)
+        authorization = headers.get(b"authorization")
+        if authorization is None:
+            raise _unauthorized("")
         scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
-        if scheme.lower() != _SCHEME or not compare_digest(given.strip(), token):
-            raise Problem(
-                "unauthorized",
-                "send Authorization: Bearer <token>",
-                headers={"www-authenticate": 'Bearer realm="bananas"'},
-            )
+        # Of a field given twice a proxy may have judged the other one.
+        once = sum([name == b"authorization" for name, _ in fields]) == 1
+        if scheme.lower() == _SCHEME and once:
+            grant = keyring.grant_of(given.strip(), time.time())
+            if grant is not None:
+                return grant
+        raise _unauthorized(', error="invalid_token"')
+
+
+def demand(grant: Grant, scope: RouteScope) -> None:
+    """Refuse a caller whose token does not allow a route.
+
+    Raises:
+        Problem: 403.
+    """
+    if scope != "open" and not grant.allows(scope):
+        raise insufficient(scope)
+
+
+def insufficient(scope: RouteScope, detail: str = "") -> Problem:
+    """Return the problem of a token without a scope."""
+    return Problem(
+        "insufficient-scope",
+        detail or f"the scope {scope} is needed",
+        headers={"www-authenticate": f'{_REALM}, error="insufficient_scope", scope="{scope}"'},
+        scope=scope,
+    )
+
+
+def _unauthorized(more: str) -> Problem:
+    """Return one problem for all that is wrong with a token: which it is, is not told."""
+    return Problem(
+        "unauthorized",
+        "send Authorization: Bearer <token>",
+        headers={"www-authenticate": _REALM + more},
+    )
+
+
+class _TokenFile:
+    """Reads the file again when it has changed, looking at most once a second."""
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._now = now
+        self._seen: tuple[int, ...] | None = None
+        self._looked_at = 0.0
+
+    def read(self) -> list[Token]:
+        """Return the tokens.
+
+        Raises:
+            SettingsError: The file cannot be used.
+        """
+        self._seen = self._mark()
+        self._looked_at = self._now()
+        return read_tokens(self._path)
+
+    def changed(self) -> list[Token] | None:
+        """Return the tokens if the file has changed.
+
+        A file that has gone, or is broken, lets nobody in: what was revoked must not come back
+        by a mistake in it.
+        """
+        if self._now() - self._looked_at < _LOOK_AGAIN_S:
+            return None
+        self._looked_at = self._now()
+        mark = self._mark()
+        if mark == self._seen:
+            return None
+        self._seen = mark
+        try:
+            tokens = read_tokens(self._path)
+        except SettingsError as error:
+            log.error("no token of the file is valid any more: %s", error)  # noqa: TRY400 - no defect
+            return []
+        log.info("tokens were read again: %d", len(tokens))
+        return tokens
+
+    def _mark(self) -> tuple[int, ...]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        return (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
 
 
 def _check_loopback(host: bytes) -> None:
@@ -75,7 +192,7 @@ def _check_loopback(host: bytes) -> None:
         return
     raise Problem(
         "forbidden",
-        "without BANANAS_API_TOKEN only requests to a loopback Host are taken",
+        "without a token only requests to a loopback Host are taken",
     )
 
 

@@ -195,6 +195,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/jobs/{id}",
+        "read",
         {
             "operationId": "getJob",
             "tags": ["jobs"],
@@ -210,6 +211,7 @@ OPERATIONS: Final = (
     Operation(
         "DELETE",
         "/jobs/{id}",
+        "admin",
         {
             "operationId": "cancelJob",
             "tags": ["jobs"],
@@ -225,6 +227,7 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/jobs/{id}/retry",
+        "admin",
         {
             "operationId": "retryJob",
             "tags": ["jobs"],
@@ -240,6 +243,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/jobs/{id}/result",
+        "read",
         {
             "operationId": "getResult",
             "tags": ["jobs"],

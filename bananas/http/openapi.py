@@ -37,12 +37,16 @@ def document(
     settings: Settings, operations: Iterable[Operation], *, max_body_bytes: int
 ) -> Document:
     """Return the document that describes these routes under these limits."""
+    secured = settings.api_token is not None or settings.api_tokens_file is not None
     paths: dict[str, Any] = {}
     for operation in operations:
         responses = _joined(operation.document["responses"], _always(operation))
         described = {**operation.document, "responses": dict(sorted(responses.items()))}
+        if operation.scope == "open":
+            described["security"] = []
+        elif secured:
+            described["security"] = [{"token": [operation.scope]}]
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
-    secured = settings.api_token is not None
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,7 +83,11 @@ def document(
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "BANANAS_API_TOKEN; not asked for when none is set.",
+                    "description": (
+                        "BANANAS_API_TOKEN, which may do everything, or a token made by "
+                        "`bananas token create` with a scope that the route names; "
+                        "not asked for when none is set."
+                    ),
                 }
             },
         },
@@ -110,8 +118,8 @@ def _always(operation: Operation) -> Document:
     """Return the refusals that a route has because every route has them."""
     kinds = ["malformed-request", "invalid-parameter", "unsupported-encoding", "headers-too-large"]
     kinds += ["forbidden", "internal"]
-    if operation.document.get("security") != []:
-        kinds.append("unauthorized")
+    if operation.scope != "open":
+        kinds += ["unauthorized", "insufficient-scope"]
     if operation.path not in _WITHOUT_BROKER:
         kinds += ["broker-unavailable", "overloaded"]
     return refusals(*kinds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bananas.http.problems import KINDS
 from bananas.http.records import Records
@@ -27,6 +27,9 @@ BODY_SLACK_BYTES: Final = 16 * 1024
 
 Document = dict[str, Any]
 """A part of an OpenAPI document."""
+
+RouteScope = Literal["open", "read", "enqueue", "admin"]
+"""What a token must allow; `open` routes want none."""
 
 
 @dataclass(slots=True)
@@ -57,10 +60,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route. `handler` is None where a raw ASGI function answers in front of Starlette."""
+    """One route. `handler` is None where a raw ASGI function answers in front of Starlette.
+
+    The scope has no default: a route that does not say whom it is for cannot be written.
+    """
 
     method: str
     path: str
+    scope: RouteScope
     document: Document
     handler: Callable[[Context, Request], Awaitable[Response]] | None = None
 

@@ -46,6 +46,7 @@ KINDS: Final[dict[str, Kind]] = {
     "invalid-parameter": Kind(400, "A query parameter or header broke a rule"),
     "unauthorized": Kind(401, "A valid bearer token is needed"),
     "forbidden": Kind(403, "Requests from there are not taken"),
+    "insufficient-scope": Kind(403, "The token does not allow this"),
     "not-found": Kind(404, "There is no such route"),
     "job-not-found": Kind(404, "There is no such job"),
     "method-not-allowed": Kind(405, "The route does not take this method"),

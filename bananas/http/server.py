@@ -22,6 +22,7 @@ from bananas.errors import SettingsError
 from bananas.http.api import Api
 from bananas.http.gate import is_loopback
 from bananas.http.protocol import GuardedProtocol, GuardedServer
+from bananas.tokens import read_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,13 +38,18 @@ _SPARE_FILES: Final = 64
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to open the API to the network without a token.
+    """Refuse to open the API to the network without a token, or with a file that is none.
 
     Raises:
-        SettingsError: Names both variables.
+        SettingsError: Names the variables.
     """
-    if settings.api_token is None and not is_loopback(settings.api_host):
-        reason = f'"{settings.api_host}" is open to the network: it needs BANANAS_API_TOKEN'
+    if settings.api_tokens_file is not None:
+        read_tokens(settings.api_tokens_file)
+    elif settings.api_token is None and not is_loopback(settings.api_host):
+        reason = (
+            f'"{settings.api_host}" is open to the network: it needs BANANAS_API_TOKEN '
+            "or BANANAS_API_TOKENS_FILE"
+        )
         raise SettingsError([("BANANAS_API_HOST", reason)])
 
 

@@ -82,11 +82,11 @@ class Health:
             Operation(
                 "GET",
                 "/livez",
+                "open",
                 {
                     "operationId": "livez",
                     "tags": ["health"],
                     "summary": "The process lives",
-                    "security": [],
                     "responses": {"200": answer("It does.", ref("Alive"))},
                 },
                 self.livez,
@@ -94,11 +94,11 @@ class Health:
             Operation(
                 "GET",
                 "/readyz",
+                "open",
                 {
                     "operationId": "readyz",
                     "tags": ["health"],
                     "summary": "A script of ours ran on Redis within the last two seconds",
-                    "security": [],
                     "responses": {
                         "200": answer("Ready.", ref("Ready")),
                         **refusals("not-ready", "stopping"),
@@ -109,6 +109,7 @@ class Health:
             Operation(
                 "GET",
                 "/health",
+                "read",
                 {
                     "operationId": "health",
                     "tags": ["health"],
@@ -184,6 +185,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/queues",
+        "read",
         {
             "operationId": "listQueues",
             "tags": ["queues"],
@@ -195,6 +197,7 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/stats",
+        "read",
         {
             "operationId": "getStats",
             "tags": ["queues"],

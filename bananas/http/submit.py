@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from bananas.codec import decode_payload, encode_payload
 from bananas.errors import DecodeError, DuplicateJobError, JobNotFoundError
 from bananas.http.exchange import JSON, Query, check_media_type, read_body
+from bananas.http.gate import GRANT_KEY, insufficient
 from bananas.http.idempotency import KEY_PATTERN, derived_id, read_key
 from bananas.http.jobs import result_members, wait_end
 from bananas.http.operations import WAIT_S, Operation, answer, parameter, ref, refusals
 from bananas.http.problems import Problem, at_field
 from bananas.http.records import record_json
+from bananas.keys import DEFAULT_ROUTING_KEY
 from bananas.submission import (
     MAX_DELAY_S,
     MAX_DESCRIPTION_CHARS,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from bananas.job import Job
     from bananas.producer import Draft
     from bananas.settings import Settings
+    from bananas.tokens import Grant
 
 _TRIES: Final = 3  # a job may expire between the two halves of a repeat; hardly twice
 
@@ -50,6 +53,9 @@ async def submit_job(
         check_media_type(headers, JSON)
     key = read_key(headers)
     members = _members(await read_body(receive, headers, context.max_body_bytes))
+    grant: Grant = scope[GRANT_KEY]
+    if not grant.admin and not enqueues(grant, members.get("routing_key")):
+        raise insufficient("enqueue", "the token does not allow this routing key")
     if wait_s and members.get("result") is None:
         members["result"] = True
     if key is None:
@@ -61,6 +67,13 @@ async def submit_job(
     if wait_s:
         record = await _with_outcome(context, receive, job_id, record, wait_s)
     await answer_with.reply_json(status, record, b"/jobs/" + job_id.encode())
+
+
+def enqueues(grant: Grant, routing_key: object) -> bool:
+    """Whether a caller may submit jobs of this routing key; what is none is refused elsewhere."""
+    if routing_key is None:
+        routing_key = DEFAULT_ROUTING_KEY
+    return not isinstance(routing_key, str) or grant.may_enqueue(routing_key)
 
 
 def _wait_s(query_string: bytes) -> float:
@@ -222,6 +235,7 @@ _EXAMPLE: Final = {"name": "send_email", "payload": {"to": "a@example.com", "sub
 OPERATION: Final = Operation(
     "POST",
     "/jobs",
+    "enqueue",
     {
         "operationId": "submitJob",
         "tags": ["jobs"],
