@@ -17,6 +17,7 @@ LEFT_OUT: Final = (
     "integration/cli",
     "integration/lua",
     "integration/test_embedded.py",
+    "model",
     "source/test_deployment.py",
     "source/test_docs.py",
     "source/test_documents.py",
