@@ -182,10 +182,10 @@ class Histogram:
 
 
 # Word offsets inside a slot. Texts take a word for the length, then their bytes.
-_ROLE = 24
-_EPOCH, _EPOCH_BYTES = 27, 32
-_REASON, _REASON_BYTES = 32, 63
-_RUN = 41
+_ROLE = 33
+_EPOCH, _EPOCH_BYTES = 36, 32
+_REASON, _REASON_BYTES = 41, 63
+_RUN = 50
 _WAIT = _RUN + Histogram.WORDS
 _FIXED_WORDS = _WAIT + Histogram.WORDS
 
@@ -243,6 +243,27 @@ class Slot:
     culprit_count = _Word(20)
     killed = _Flag(21)
     """The supervisor ended the child; without culprits, for no job's sake."""
+    fetched_ns = _Word(22)
+    """CLOCK_MONOTONIC of a worker's last answer to a request for jobs, or of its last look that
+    found no need to ask; 0 = not asked yet, or not a worker."""
+    poisoned = _Word(23)
+    """Jobs failed for taking down their process too often."""
+    reconciled = _Word(24)
+    """Jobs given back because the answer that brought them was lost."""
+    fenced = _Word(25)
+    """Epochs of its own that a worker lost."""
+    reclaimed_epochs = _Word(26)
+    """Epochs whose jobs a warden has given back."""
+    reclaimed = _Word(27)
+    """Jobs among them."""
+    connects = _Word(28)
+    """Connections to Redis made, the first ones included."""
+    drops = _Word(29)
+    """Connections to Redis lost or given up."""
+    resends = _Word(30)
+    """Calls sent again because their answer was lost."""
+    script_loads = _Word(31)
+    """Scripts sent anew because the server did not have them."""
     role = _Text(_ROLE, ROLE_MAX_BYTES)
     epoch = _Text(_EPOCH, _EPOCH_BYTES)
     exit_reason = _Text(_REASON, _REASON_BYTES)
@@ -334,6 +355,7 @@ class Slot:
     def claim(self, role: str, *, now_ns: int) -> None:
         """Make the slot ready for a new child, STARTING; counters and histograms stay."""
         self.pid = self.birth = self.ready_ns = self.tick_ns = self.lease_until_ns = 0
+        self.fetched_ns = 0
         self.quiet = self.recycle = self.cannot_settle = self.killed = False
         self.rss_bytes = self.exit_code = self.exited_ns = self.culprit_count = 0
         self.epoch = self.exit_reason = ""
@@ -361,6 +383,24 @@ class Slot:
     def __repr__(self) -> str:
         """Return the index, the role and the state."""
         return f"<Slot {self.index} {self.role or '-'} {self.state.name} pid={self.pid}>"
+
+
+class Totals:
+    """Counts of one child, added to those that its slot has from the children before it."""
+
+    def __init__(self, slot: Slot) -> None:
+        """Add to this slot."""
+        self._slot = slot
+        self._published: dict[str, int] = {}
+
+    def publish(self, **counts: int) -> None:
+        """Bring the slot's words of these names up to what the child has counted so far."""
+        slot, published = self._slot, self._published
+        for name, count in counts.items():
+            seen = published.get(name, 0)
+            if count != seen:
+                setattr(slot, name, getattr(slot, name) + count - seen)
+                published[name] = count
 
 
 class Table:

@@ -3,8 +3,9 @@
 The api is asked whether it is ready, which means that a real script has run
 lately.  The others listen on nothing; there the supervisor must have a living
 child of the right kind, by the process titles that the children give
-themselves.  Stdlib only, and nothing of the package is imported: the probe
-runs every few seconds and must not cost more than what it looks at.
+themselves, and the warden's title must not say that workers stand still.
+Stdlib only, and nothing of the package is imported: the probe runs every few
+seconds and must not cost more than what it looks at.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ def main(arguments: list[str], proc: Path = Path("/proc")) -> int:
     role = arguments[0]
     if role == "api":
         return _api_ready()
-    living = [title for title in _titles(proc) if title.startswith(TITLES[role])]
+    titles = _titles(proc)
+    stalled = [title for title in titles if title.startswith("bananas: ") and "stalled" in title]
+    if role == "worker" and stalled:
+        print(stalled[0])
+        return 1
+    living = [title for title in titles if title.startswith(TITLES[role])]
     if not living:
         print(f"no living {role} process")
         return 1

@@ -12,4 +12,5 @@ from bananas.settings import Settings
 if __name__ == "__main__":
     settings = Settings.from_sources(os.environ)
     configure(settings.log_level, settings.log_format)
-    sys.exit(run_fleet(Fleet.of(settings, sys.argv[1]), settings))
+    apis = int(os.environ.get("FLEET_APIS", "0"))
+    sys.exit(run_fleet(Fleet.of(settings, sys.argv[1], apis=apis), settings))

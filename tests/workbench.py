@@ -144,10 +144,13 @@ class Bench:
         settings = dataclasses.replace(self.settings, **changes)
         transport = Transport(url or str(settings.redis_url), client_name="test-warden")
         service = Service.of(settings)
+        slot = self.free_slot()
+        slot.claim("warden", now_ns=time.monotonic_ns())
         warden = Warden(
             Broker(transport, self.keys),
             settings,
             self.table,
+            slot,
             SYSTEM_CLOCK,
             served=Service(service.routing_keys, service.priorities).places((), Specials()),
             scheduler=scheduler,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from bananas.errors import BananasError
-from bananas.http import batch, dead, jobs, status, submit
+from bananas.http import batch, dead, jobs, metrics, status, submit
 from bananas.http.docs import POLICY, render
 from bananas.http.exchange import Answer, ClientGoneError, Query, headers_of, plain_headers
 from bananas.http.gate import GRANT_KEY, Gate, demand
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from bananas.client import Client
     from bananas.settings import Settings
+    from bananas.table import Table
 
 log = logging.getLogger("bananas.http")
 
@@ -46,9 +47,12 @@ class Api:
     Its paths begin at the root: it cannot be mounted under one in another application.
     """
 
-    def __init__(self, client: Client, settings: Settings) -> None:
-        """Work through `client`, which its owner closes; the limits are the settings'."""
-        self.context: Final = Context(client, settings)
+    def __init__(self, client: Client, settings: Settings, table: Table | None = None) -> None:
+        """Work through `client`, which its owner closes; the limits are the settings'.
+
+        `table` is that of the fleet on this host, for its metrics and its readiness.
+        """
+        self.context: Final = Context(client, settings, table)
         about = (
             Operation(
                 "GET",
@@ -91,6 +95,7 @@ class Api:
             *jobs.OPERATIONS,
             *dead.OPERATIONS,
             *status.OPERATIONS,
+            metrics.OPERATION,
             *Health(Readiness(self.context)).operations(),
             *about,
         )

@@ -2,6 +2,7 @@
 
 Ready means that a script of ours has run on the server lately: a PING would also be
 answered by a replica, by a server at its memory limit, or by one whose scripts are denied.
+And where workers run beside it, that none of them has stopped asking for jobs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bananas.errors import BananasError
 from bananas.http.problems import Problem, from_error
+from bananas.stalls import find_stalls, patience_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,7 @@ class Readiness:
         self._probe: asyncio.Task[None] | None = None
 
     async def check(self) -> dict[str, Any]:
-        """Return when a script ran last, or raise why none does.
+        """Return when a script ran last, or raise why none does, or which workers stand still.
 
         Raises:
             Problem: 503.
@@ -44,8 +46,18 @@ class Readiness:
             raise Problem("stopping", "it takes no new work")
         if not self._fresh:
             await self._run()
+        self._look_at_workers()
         age_s = self._now() - (self._succeeded_at or self._now())
         return {"script_age_s": round(age_s, 3), "script_took_s": round(self._took_s, 6)}
+
+    def _look_at_workers(self) -> None:
+        table = self._context.table
+        if table is None:
+            return
+        limit_s = patience_s(self._context.settings)
+        stalls = find_stalls(table, limit_s, time.monotonic_ns())
+        if stalls:
+            raise Problem("not-ready", "; ".join(map(str, stalls)))
 
     @property
     def _fresh(self) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bananas.client import Client
     from bananas.settings import Settings
+    from bananas.table import Table
 
 BODY_SLACK_BYTES: Final = 16 * 1024
 """What a job's other members may take beside its payload."""
@@ -39,12 +40,14 @@ class Context:
     Attributes:
         client: The way to the jobs.
         settings: The limits.
+        table: What the processes of this host say of themselves; None = there is no fleet here.
         records: Reads what was just written.
         stopping: Set when the server stops: whoever waits answers with what there is.
     """
 
     client: Client
     settings: Settings
+    table: Table | None = None
     records: Records = field(init=False)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bananas.settings import Settings
+    from bananas.table import Table
 
 log = logging.getLogger("bananas.http")
 
@@ -87,13 +88,14 @@ def open_socket(settings: Settings) -> socket.socket:
     return opened
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - each has a default that most callers take
     settings: Settings,
     *,
     sockets: Sequence[socket.socket] | None = None,
     on_ready: Callable[[list[socket.socket]], object] | None = None,
     stop: asyncio.Event,
     client: Client | None = None,
+    table: Table | None = None,
 ) -> None:
     """Serve the API until `stop` is set and what was under way has ended.
 
@@ -103,6 +105,7 @@ async def serve(
         on_ready: Called once connections are taken, with the sockets.
         stop: Ends it; signals are the caller's.
         client: Instead of one of its own; the caller closes it.
+        table: Of the fleet that runs beside it on this host.
 
     Raises:
         SettingsError: Open to the network without a token, or the host has no address.
@@ -112,7 +115,7 @@ async def serve(
     listening = [open_socket(settings)] if sockets is None else list(sockets)
     used = client or Client(settings=settings)
     try:
-        await _run(Api(used, settings), settings, listening, on_ready, stop)
+        await _run(Api(used, settings, table), settings, listening, on_ready, stop)
     finally:
         for each in listening:
             each.close()

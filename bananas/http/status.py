@@ -58,7 +58,7 @@ class Health:
         return json_response({"status": "alive"})
 
     async def readyz(self, context: Context, request: Request) -> Response:  # noqa: ARG002
-        """Answer GET /readyz: a script has run lately."""
+        """Answer GET /readyz: a script has run lately, and the workers here ask for jobs."""
         return json_response({"status": "ready", **await self._readiness.check()})
 
     async def health(self, context: Context, request: Request) -> Response:  # noqa: ARG002
@@ -98,7 +98,8 @@ class Health:
                 {
                     "operationId": "readyz",
                     "tags": ["health"],
-                    "summary": "A script of ours ran on Redis within the last two seconds",
+                    "summary": "A script of ours ran on Redis within the last two seconds, "
+                    "and no worker of this host has stopped asking for jobs",
                     "responses": {
                         "200": answer("Ready.", ref("Ready")),
                         **refusals("not-ready", "stopping"),

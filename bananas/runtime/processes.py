@@ -13,6 +13,8 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import setproctitle
+
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
 from bananas.context import running_job
@@ -116,10 +118,12 @@ def worker_body(
                         broker,
                         settings,
                         child.table,
+                        child.slot,
                         SYSTEM_CLOCK,
                         served=_served(settings),
                         scheduler=settings.scheduler_enabled,
                     )
+                    _title_stalls(warden)
                 crashes = [asyncio.ensure_future(_crash_with(worker.broken))]
                 if await start_or_drain(leave, worker.start):
                     if warden is not None:
@@ -157,6 +161,16 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _title_stalls(warden: Warden) -> None:
+    """Have the process title say when workers stand still: `ps` and container probes see it."""
+    title = setproctitle.getproctitle()
+
+    def entitle(stalled: int) -> None:
+        setproctitle.setproctitle(f"{title}, {stalled} workers stalled" if stalled else title)
+
+    warden.on_stalled = entitle
+
+
 def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int]:
     """Return the body of a warden."""
 
@@ -171,10 +185,12 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
                     broker,
                     settings,
                     child.table,
+                    child.slot,
                     SYSTEM_CLOCK,
                     served=_served(settings),
                     scheduler=scheduler,
                 )
+                _title_stalls(warden)
                 warden.start()
                 crash = asyncio.ensure_future(_crash_with(warden.broken))
                 await _notice_deaths(child, warden)
@@ -214,7 +230,12 @@ def api_body(settings: Settings) -> Callable[[Child], int]:
 
             leave = Leave()
             leave.listen(child)
-            await serve(settings, on_ready=lambda _: child.ready(), stop=leave.drain)
+            await serve(
+                settings,
+                on_ready=lambda _: child.ready(),
+                stop=leave.drain,
+                table=child.table,
+            )
 
         run_loop(main())
         return 0

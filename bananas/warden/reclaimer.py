@@ -45,6 +45,9 @@ class Reclaimer:
         self._offset_ns = 0
         """Redis's clock minus our own; a step of it is no time that others slept through."""
         self.reclaimed = 0
+        """Jobs given back."""
+        self.epochs = 0
+        """Epochs whose jobs were given back."""
 
     async def reclaim_dead(self) -> int:
         """Give back the jobs of children that ended here; returns how many were given back.
@@ -142,6 +145,7 @@ class Reclaimer:
             moved += step.moved
             self.reclaimed += step.moved
             if step.state != "more":
+                self.epochs += step.state == "done"
                 return moved
             placed = await find_places(self._broker, step.unplaced)
 

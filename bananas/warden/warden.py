@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from bananas.errors import BrokerError
+from bananas.stalls import find_stalls, patience_s
+from bananas.table import Totals
 from bananas.warden.beat import Beat
 from bananas.warden.culprits import Culprits
 from bananas.warden.promoter import Promoter
@@ -24,11 +27,12 @@ if TYPE_CHECKING:
     from bananas.broker import Broker
     from bananas.clock import Clock
     from bananas.settings import Settings
-    from bananas.table import Table
+    from bananas.table import Slot, Table
 
 log = logging.getLogger("bananas.warden")
 
 _PRUNE_S: Final = 10.0
+_LOOK_S: Final = 1.0
 _RETRY_S: Final = 0.5
 
 
@@ -40,14 +44,24 @@ class Warden:
         broker: Broker,
         settings: Settings,
         table: Table,
+        slot: Slot,
         clock: Clock,
         *,
         served: Sequence[str],
         scheduler: bool,
     ) -> None:
-        """Serve a table; with `scheduler`, also promote, sweep and prune for the whole fleet."""
+        """Serve a table, and count in `slot` of it.
+
+        With `scheduler`, also promote, sweep and prune for the whole fleet.
+        """
         ttl_s = settings.lease_ttl_s
         self._table = table
+        self._totals = Totals(slot)
+        self._link = None if slot.role == "worker" else broker.transport.counters
+        self._patience_s = patience_s(settings)
+        self._stalled: set[int] = set()
+        self.on_stalled: Callable[[int], None] = _ignore
+        """Told how many workers have stopped asking for jobs, when that changes."""
         self._beat_s = settings.beat_interval_s
         self._sweep_s = min(settings.scheduler_interval_s, ttl_s / 4)
         self._scheduler = scheduler
@@ -71,6 +85,7 @@ class Warden:
         rhythms: list[tuple[str, Coroutine[None, None, None]]] = [
             ("beat", self._every(self._beat_s, self.beat.beat, "beat")),
             ("reclaimer of the dead", self._reclaim_dead()),
+            ("watch over the workers", self._watch()),
         ]
         if self._scheduler:
             rhythms += [
@@ -118,6 +133,33 @@ class Warden:
                 async with asyncio.timeout(self._beat_s):
                     await self._death.wait()
 
+    async def _watch(self) -> None:
+        """Report workers that stopped asking for jobs, and keep the counts of the table."""
+        while True:
+            self._look()
+            await asyncio.sleep(_LOOK_S)
+
+    def _look(self) -> None:
+        stalls = find_stalls(self._table, self._patience_s, time.monotonic_ns())
+        for stall in stalls:
+            if stall.pid not in self._stalled:
+                log.error("%s", stall)
+        now = {stall.pid for stall in stalls}
+        for pid in self._stalled - now:
+            log.info("worker process %d asks for jobs again, or is gone", pid)
+        if now != self._stalled:
+            self._stalled = now
+            self.on_stalled(len(now))
+        reclaimer = self.reclaimer
+        self._totals.publish(reclaimed=reclaimer.reclaimed, reclaimed_epochs=reclaimer.epochs)
+        if (link := self._link) is not None:  # a worker publishes the counts of a shared one
+            self._totals.publish(
+                connects=link.connects,
+                drops=link.drops,
+                resends=link.resends,
+                script_loads=link.script_loads,
+            )
+
     async def _promote(self) -> None:
         while True:
             try:
@@ -147,3 +189,7 @@ class Warden:
             except Exception:  # a defect of ours: the next step may well succeed
                 log.exception("cannot %s", name)
             await asyncio.sleep(interval_s)
+
+
+def _ignore(_count: int) -> None:
+    """Do nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -82,6 +83,8 @@ class Fetcher:
         """Whether it waits for room, or for whatever else makes the appetite 0."""
         self.in_flight: str | None = None
         """The request that waits for its answer."""
+        self.answered_ns = 0
+        """CLOCK_MONOTONIC of the last answer; 0 = none yet."""
 
     def start(self, epoch: str) -> None:
         """Start fetching for an epoch."""
@@ -137,6 +140,7 @@ class Fetcher:
             )
         finally:
             request, self.in_flight = self.in_flight, None
+        self.answered_ns = time.monotonic_ns()
         if batch is None:
             return None
         if isinstance(batch, Fenced):

@@ -108,6 +108,7 @@ class Outcomes:
         self.retried = 0
         self.failed = 0
         self.released = 0
+        self.poisoned = 0
 
     # --- ends of runs ----------------------------------------------------------------------------
 
@@ -206,6 +207,8 @@ class Outcomes:
 
     def poison(self, attempt: Attempt) -> None:
         """Fail a job that has taken down too many processes."""
+        self.poisoned += 1
+        log.error("job %s took down its process %d times", attempt.job.id, attempt.crashes)
         self._bury(
             attempt, f"poison: it took down its process {attempt.crashes} times", charged=False
         )

@@ -23,7 +23,7 @@ from bananas.clock import SYSTEM_CLOCK
 from bananas.errors import BrokerError
 from bananas.ids import request_id
 from bananas.placement import find_places
-from bananas.table import SlotState
+from bananas.table import SlotState, Totals
 from bananas.worker.attempt import Bunch
 from bananas.worker.begun import BegunBoard
 from bananas.worker.fetcher import Fetcher
@@ -96,7 +96,10 @@ class Worker:
         self._leaving = False
         self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
-        self._published: dict[str, int] = {}
+        self._totals = Totals(slot)
+        self._transports = (broker.transport, wake_transport)
+        self._reconciled = self._fenced = 0
+        self._lease_is_over = False
         self._cut = asyncio.Event()
         self.epoch = ""
         self.broken = asyncio.Event()
@@ -382,6 +385,7 @@ class Worker:
         """Our jobs belong to others: forget what has not begun, and take a new epoch."""
         if epoch != self.epoch or self._leaving:
             return
+        self._fenced += 1
         log.warning("epoch %s was fenced: its jobs were given to others", epoch)
         self.epoch = ""
         self._fetcher.closed = True
@@ -431,6 +435,7 @@ class Worker:
             if step.state == "fenced":
                 self._on_fenced(epoch)
             elif step.moved:
+                self._reconciled += step.moved
                 log.warning("gave back %d jobs of a lost answer", step.moved)
 
     # --- a few times a second --------------------------------------------------------------------
@@ -461,25 +466,37 @@ class Worker:
         until_ns = self._slot.lease_until_ns
         left_s = (until_ns - SYSTEM_CLOCK.boot_ns()) / 1e9 if until_ns else float("inf")
         self._loop_lane.lease_until_s = self._thread_lane.lease_until_s = now_s + left_s
-        self._gate.bar(barred=left_s <= 0)
+        self._lease_is_over = left_s <= 0
+        self._gate.bar(barred=self._lease_is_over)
         self._gate.settle()
 
     def _publish(self) -> None:
         slot, outcomes = self._slot, self._outcomes
         slot.tick_ns = time.monotonic_ns()
         slot.cannot_settle = self._settler.blocked
-        for name, value in (
-            ("started", self._loop_lane.started + self._thread_lane.started),
-            ("completed", outcomes.completed),
-            ("retried", outcomes.retried),
-            ("failed", outcomes.failed),
-            ("released", outcomes.released),
-            ("stale", self._settler.stale),
-        ):
-            seen = self._published.get(name, 0)
-            if value != seen:
-                setattr(slot, name, getattr(slot, name) + value - seen)
-                self._published[name] = value
+        fetched_ns = slot.tick_ns if self._needs_nothing() else self._fetcher.answered_ns
+        slot.fetched_ns = max(slot.fetched_ns, fetched_ns)
+        links = [transport.counters for transport in self._transports]
+        self._totals.publish(
+            started=self._loop_lane.started + self._thread_lane.started,
+            completed=outcomes.completed,
+            retried=outcomes.retried,
+            failed=outcomes.failed,
+            released=outcomes.released,
+            stale=self._settler.stale,
+            poisoned=outcomes.poisoned,
+            reconciled=self._reconciled,
+            fenced=self._fenced,
+            connects=sum(link.connects for link in links),
+            drops=sum(link.drops for link in links),
+            resends=sum(link.resends for link in links),
+            script_loads=sum(link.script_loads for link in links),
+        )
+
+    def _needs_nothing(self) -> bool:
+        """Tell whether it asks for no jobs because it has enough, and for no other reason."""
+        hindered = self._settler.blocked or not self.epoch or self._lease_is_over
+        return self._fetcher.starved and not hindered
 
     def _consider_recycling(self, now_s: float) -> None:
         """Ask to be replaced, between jobs: after N jobs, or too large."""

@@ -192,6 +192,12 @@ class TestHealth:
         """A zombie is no warden."""
         assert load("health").main(["scheduler"], proc) == 1
 
+    def test_a_worker_that_stands_still_is_not(self, proc: Path) -> None:
+        """The warden's title says so; what else runs there is not to blame for it."""
+        (proc / "8" / "cmdline").write_bytes(b"bananas: warden 1, 2 workers stalled\0")
+        assert load("health").main(["worker"], proc) == 1
+        assert load("health").main(["scheduler"], proc) == 0
+
     def test_an_api_that_does_not_answer_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing listens on the port: not healthy."""
         monkeypatch.setenv("BANANAS_API_PORT", "1")

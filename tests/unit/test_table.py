@@ -16,6 +16,8 @@ from bananas.table import DURATION_BOUNDS_S, JOB_ID_MAX_BYTES, Begun, Histogram,
 NUMBERS = (
     *("pid", "generation", "birth", "started_ns", "ready_ns", "tick_ns", "lease_until_ns"),
     *("rss_bytes", "started", "completed", "retried", "failed", "released", "stale"),
+    *("fetched_ns", "poisoned", "reconciled", "fenced", "reclaimed_epochs", "reclaimed"),
+    *("connects", "drops", "resends", "script_loads"),
     *("exit_code", "exited_ns", "culprit_count"),
 )
 FLAGS = ("quiet", "recycle", "cannot_settle")
