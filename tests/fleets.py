@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from bananas.keys import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from redis import Redis
 
@@ -128,11 +128,14 @@ class Fleet:
         self._app = app
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, ready: int | None = None) -> Self:
-        """Start; returns when that many workers are ready (default: all of them)."""
+    def start(self, *, ready: int | None = None, under: Sequence[str] = ()) -> Self:
+        """Start; returns when that many workers are ready (default: all of them).
+
+        `under` is a command, with its arguments, that runs it.
+        """
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "fleet_main.py"), self._app],
+                [*under, sys.executable, str(HERE / "fleet_main.py"), self._app],
                 env=self.environment,
                 stdout=log,
                 stderr=log,
@@ -174,6 +177,11 @@ class Fleet:
         """Stop in order; returns the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within_s)
+
+    def wait(self, *, within_s: float = PATIENCE_S) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self.process is not None
         return self.process.wait(within_s)
 
     def end(self) -> None:
