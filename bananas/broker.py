@@ -336,6 +336,11 @@ class Broker:
         )
         return GiveBack(_text(reply[0]), reply[1], reply[2:])
 
+    async def stands(self, epoch: str) -> bool:
+        """Tell whether an epoch was never fenced, lapsed or not: what it leased is its own."""
+        score = await self.transport.command("ZSCORE", self.keys.epochs, epoch, repeat=True)
+        return bool(score and float(score))
+
     async def requests_of(self, epoch: str) -> list[str]:
         """Return the requests whose leases an epoch holds; reads only."""
         key = self.keys.epoch_leases(epoch)

@@ -237,6 +237,7 @@ class Slot:
     failed = _Word(15)
     released = _Word(16)
     stale = _Word(17)
+    """Outcomes refused: the lease was no longer ours."""
     exit_code = _Word(18)
     """As `os.waitstatus_to_exitcode`: the exit status, or minus the signal."""
     exited_ns = _Word(19)
@@ -264,6 +265,8 @@ class Slot:
     """Calls sent again because their answer was lost."""
     script_loads = _Word(31)
     """Scripts sent anew because the server did not have them."""
+    repeated = _Word(32)
+    """Outcomes found in effect already by the repeat of their call."""
     role = _Text(_ROLE, ROLE_MAX_BYTES)
     epoch = _Text(_EPOCH, _EPOCH_BYTES)
     exit_reason = _Text(_REASON, _REASON_BYTES)

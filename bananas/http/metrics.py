@@ -47,6 +47,7 @@ _OF_SLOTS: Final = {
     "released": "Jobs given back before they began.",
     "poisoned": "Jobs failed because they took down their process too often.",
     "stale": "Outcomes refused because the lease was no longer the worker's.",
+    "repeated": "Outcomes in effect already when the repeat of their call was answered.",
     "reconciled": "Jobs given back because the answer that brought them was lost.",
     "fenced": "Epochs that a living worker lost.",
     "reclaimed_epochs": "Epochs whose jobs the warden has given back.",

@@ -60,6 +60,9 @@ class Settler:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.stale = 0
+        """Outcomes that were refused: others have these jobs, or had them."""
+        self.repeated = 0
+        """Outcomes that were in effect already when a repeat of their call was answered."""
         self.blocked = False
         """True while outcomes cannot be sent: nothing more should be taken."""
 
@@ -135,10 +138,13 @@ class Settler:
 
     async def _send(self, lease: Lease, settlement: Settlement) -> None:
         """Send one settlement until Redis has taken it."""
+        counters = self._broker.transport.counters
+        resends, again = counters.resends, False
         while True:
             try:
                 stale = await self._broker.settle(lease.epoch, settlement, self._retention)
             except BrokerError as error:
+                again = True  # the server may have it all the same
                 if not self.blocked:
                     log.warning("cannot settle, taking no more jobs: %s", error)
                 self.blocked = True
@@ -148,13 +154,26 @@ class Settler:
         if self.blocked:
             self.blocked = False
             log.info("settling again")
-        if stale:
-            self.stale += len(stale)
-            log.warning(
-                "%d outcomes refused: their lease was no longer ours (first: %s)",
-                len(stale),
-                stale[0].decode(errors="replace"),
-            )
+        if not stale:
+            return
+        if (again or counters.resends != resends) and await self._stands(lease.epoch):
+            # Of a lease that nobody can have taken from us: an earlier copy ended these jobs.
+            self.repeated += len(stale)
+            log.info("%d outcomes were in effect already: their first answer was lost", len(stale))
+            return
+        self.stale += len(stale)
+        log.warning(
+            "%d outcomes refused: their lease was no longer ours (first: %s)",
+            len(stale),
+            stale[0].decode(errors="replace"),
+        )
+
+    async def _stands(self, epoch: str) -> bool:
+        """Tell whether an epoch was never reclaimed; False when nobody answers."""
+        try:
+            return await self._broker.stands(epoch)
+        except BrokerError:
+            return False
 
 
 def _parts(settlement: Settlement) -> list[Settlement]:

@@ -484,6 +484,7 @@ class Worker:
             failed=outcomes.failed,
             released=outcomes.released,
             stale=self._settler.stale,
+            repeated=self._settler.repeated,
             poisoned=outcomes.poisoned,
             reconciled=self._reconciled,
             fenced=self._fenced,

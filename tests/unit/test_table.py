@@ -17,7 +17,7 @@ NUMBERS = (
     *("pid", "generation", "birth", "started_ns", "ready_ns", "tick_ns", "lease_until_ns"),
     *("rss_bytes", "started", "completed", "retried", "failed", "released", "stale"),
     *("fetched_ns", "poisoned", "reconciled", "fenced", "reclaimed_epochs", "reclaimed"),
-    *("connects", "drops", "resends", "script_loads"),
+    *("connects", "drops", "resends", "script_loads", "repeated"),
     *("exit_code", "exited_ns", "culprit_count"),
 )
 FLAGS = ("quiet", "recycle", "cannot_settle")
