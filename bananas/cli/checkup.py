@@ -49,6 +49,7 @@ _SLOW_MS: Final = 5.0
 _FILES: Final = 4096
 _OVERDUE_S: Final = 10.0
 _MEMORY_SHARE: Final = 0.8
+_CLIENTS_SHARE: Final = 0.8
 _DISK_BYTES: Final = 1024**3
 
 
@@ -198,6 +199,8 @@ async def _look_at_server(report: Report, settings: Settings, *, audit: bool) ->
         info = await _info(client)
         _judge_version(report, info)
         _judge_memory(report, info)
+        _judge_connections(report, info)
+        await _judge_snapshots(report, client, info)
         _judge_persistence(report, info)
         _judge_role(report, info)
         await _judge_latency(report, client)
@@ -244,6 +247,12 @@ def _judge_memory(report: Report, info: dict[str, str]) -> None:
         )
     else:
         report.ok("nothing is evicted (maxmemory-policy noeviction)")
+    evicted = int(info.get("evicted_keys", 0))
+    if evicted:
+        report.blame(
+            f"{count(evicted)} keys were evicted since the server started",
+            "some may have been jobs; bananas doctor --audit tells what is missing",
+        )
     if not most:
         report.advise(
             "maxmemory is not set",
@@ -253,6 +262,19 @@ def _judge_memory(report: Report, info: dict[str, str]) -> None:
         report.advise(
             f"{used / most:.0%} of maxmemory is used", "at the limit new jobs are refused"
         )
+
+
+def _judge_connections(report: Report, info: dict[str, str]) -> None:
+    used, most = int(info.get("connected_clients", 0)), int(info.get("maxclients", 0))
+    report.facts["connections"] = f"{count(used)} of at most {count(most) if most else '?'}"
+    refused = int(info.get("rejected_connections", 0))
+    if refused:
+        report.advise(
+            f"{count(refused)} connections were refused since the server started",
+            "raise maxclients; a worker process needs two connections, all others one or two",
+        )
+    elif most and used > _CLIENTS_SHARE * most:
+        report.advise(f"{used / most:.0%} of maxclients is used", "at the limit nobody gets in")
 
 
 def _judge_persistence(report: Report, info: dict[str, str]) -> None:
@@ -272,6 +294,22 @@ def _judge_persistence(report: Report, info: dict[str, str]) -> None:
         report.blame("the last snapshot failed", "the server may refuse writes; see its log")
     if info.get("loading") == "1":
         report.advise("the server is loading its data", "wait")
+
+
+async def _judge_snapshots(report: Report, client: Client, info: dict[str, str]) -> None:
+    """Find the server that keeps nothing at all; INFO does not say whether snapshots are made."""
+    if info.get("aof_enabled") == "1":
+        return
+    transport = (await client.session()).broker.transport
+    try:
+        found = await transport.command("CONFIG", "GET", "save", repeat=True)
+    except BananasError:
+        return  # not ours to ask here: the advice about the append-only file must do
+    if found and not found[-1]:
+        report.advise(
+            "the server writes nothing to disk: its restart loses every job",
+            "CONFIG SET appendonly yes, and in its configuration file",
+        )
 
 
 def _judge_role(report: Report, info: dict[str, str]) -> None:

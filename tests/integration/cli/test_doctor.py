@@ -85,6 +85,19 @@ def test_eviction_is_wrong(make_server: Callable[..., Server]) -> None:
     assert "allkeys-lru" in findings(result, "wrong")
 
 
+def test_a_server_that_keeps_nothing_is_told(make_server: Callable[..., Server]) -> None:
+    """Neither an append-only file nor snapshots: a restart would lose every job."""
+    server = make_server()
+    words = "the server writes nothing to disk"
+    with server.client() as client:
+        client.config_set("save", "")
+        assert words in findings(invoke("doctor", "--redis-url", server.url, "--json"), "advice")
+        client.config_set("save", "3600 1")
+        assert words not in findings(
+            invoke("doctor", "--redis-url", server.url, "--json"), "advice"
+        )
+
+
 def test_a_replica_is_wrong(make_server: Callable[..., Server]) -> None:
     """It takes no writes."""
     server = make_server()

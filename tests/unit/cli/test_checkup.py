@@ -49,6 +49,28 @@ def test_memory_is_judged() -> None:
     evicting = judged(checkup._judge_memory, **{**good, "maxmemory_policy": "volatile-lru"})
     assert evicting[0][0] == "wrong"
     assert judged(checkup._judge_memory, maxmemory_policy="noeviction")[1][0] == "advice"
+    evicted = judged(checkup._judge_memory, **{**good, "evicted_keys": "12"})
+    assert ("wrong", "12 keys were evicted since the server started") in evicted
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [
+        ({"connected_clients": "10", "maxclients": "100"}, []),
+        (
+            {"connected_clients": "90", "maxclients": "100"},
+            [("advice", "90% of maxclients is used")],
+        ),
+        (
+            {"connected_clients": "1", "maxclients": "100", "rejected_connections": "3"},
+            [("advice", "3 connections were refused since the server started")],
+        ),
+        ({}, []),
+    ],
+)
+def test_room_for_connections_is_judged(info: dict[str, str], found: list[tuple[str, str]]) -> None:
+    """Near the limit, or past it once: a worker that cannot connect does nothing."""
+    assert judged(checkup._judge_connections, **info) == found
 
 
 @pytest.mark.parametrize(
