@@ -555,6 +555,23 @@ class Broker:
         script_keys = [source_key, keys.waiting(place), keys.wake(place), keys.places()]
         return int(await self.transport.call(self.scripts.merge, script_keys, [limit, place]))
 
+    async def vacate(self, places: Sequence[str], epochs: Sequence[bytes]) -> int:
+        """Forget places where nothing waits, at most 200.
+
+        Args:
+            places: Served by none of the workers below.
+            epochs: The workers there are; when another has come, nothing is done.
+
+        Returns:
+            How many were forgotten; -1 = there are other workers. Atomic: `vacate.lua`.
+        """
+        keys = self.keys
+        script_keys = [keys.places(), keys.workers]
+        for place in places:
+            script_keys += keys.served(place)
+        args: list[Any] = [len(epochs), *epochs, *places]
+        return int(await self.transport.call(self.scripts.vacate, script_keys, args))
+
     # --- reading ------------------------------------------------------------------------------
 
     async def audit(self) -> Audit:

@@ -84,7 +84,7 @@ class Keys:
         return self.sorted(where), self.waiting(where), self.wake(where)
 
     def places(self) -> str:
-        """SET: every place a job was ever put in, so that audits and `queue ls` need no SCAN."""
+        """SET: places that hold jobs, did so lately, or are served: audits need no SCAN."""
         return f"{self.prefix}:places"
 
     def request(self, request_id: str) -> str:

@@ -78,6 +78,7 @@ class Scripts:
     sort: Script
     specialise: Script
     merge: Script
+    vacate: Script
     audit: Script
 
 

@@ -303,10 +303,12 @@ class Protocol:
                 registered=(*{*rest.registered, call.epoch},),
             )
         for number, process in enumerate(state.processes):
-            if process.epoch == call.epoch and process.phase == "starting":
+            if (process.epoch, process.phase) == (call.epoch, "starting"):
                 told = rest.with_process(number, process._replace(phase="idle"))
                 yield Step("register: done", rest.but(processes=told))
-        yield Step("register: done, the answer lost", rest.but(), fault=True)
+                yield Step("register: done, the answer lost", rest.but(), fault=True)
+                return
+        yield Step("register: done, nobody listens", rest.but())
 
     def _dequeue(self, state: State, rest: State, call: Call) -> Iterator[Step[State]]:
         asker = next(

@@ -5,7 +5,7 @@
 -- KEYS[3] dead       ZSET   id -> failed at, unix s
 -- KEYS[4] epochs     ZSET   epoch -> deadline, unix ms
 -- KEYS[5] cancelled  SET    cancelled ids still in a list or lease
--- KEYS[6] places     SET    every place ever used
+-- KEYS[6] places     SET    places that hold jobs, did so lately, or are served
 -- ARGV[1] prefix     string of all keys; list and lease keys carry its slot
 --
 -- returns {scheduled, dead, leased, cancelled, waiting, {place, ids}…, counters…}: waiting ids include

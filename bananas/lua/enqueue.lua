@@ -5,7 +5,7 @@
 -- KEYS[3] scheduled         ZSET   id -> due, unix s
 -- KEYS[4] specials_version  STRING version of the set of tasks with lists of their own
 -- KEYS[5] specials          ZSET   those tasks
--- KEYS[6] places            SET    every place ever used
+-- KEYS[6] places            SET    places that hold jobs, did so lately, or are served
 -- KEYS[7..] lists           LIST   per group its list, then its wake marker
 -- ARGV[1] memory            ms     how long the answer is remembered
 -- ARGV[2] version           count  the specials version by which the caller chose the lists

@@ -3,7 +3,7 @@
 -- KEYS[1] from   LIST   the list that is given up
 -- KEYS[2] to     LIST   the list that takes over
 -- KEYS[3] wake   LIST   its marker
--- KEYS[4] places SET    every place ever used
+-- KEYS[4] places SET    places that hold jobs, did so lately, or are served
 -- ARGV[1] limit  count  most ids in this call, 1..1000
 -- ARGV[2] place  name   the place of the list that takes over
 --

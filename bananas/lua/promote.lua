@@ -2,7 +2,7 @@
 --
 -- KEYS[1] scheduled  ZSET   id -> due, unix s
 -- KEYS[2] counters   HASH   transition -> count
--- KEYS[3] places     SET    every place ever used
+-- KEYS[3] places     SET    places that hold jobs, did so lately, or are served
 -- KEYS[4..] served   LIST   (list, wake marker) of places that foreign producers may have pushed to
 -- ARGV[1] limit      count  most jobs in this call, 1..500
 -- ARGV[2] prefix     string of all keys; record and list keys carry its slot

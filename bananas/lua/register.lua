@@ -2,7 +2,7 @@
 --
 -- KEYS[1] epochs   ZSET   epoch -> deadline, unix ms; 0 = fenced
 -- KEYS[2] workers  HASH   epoch -> JSON about its process
--- KEYS[3] places   SET    every place ever used
+-- KEYS[3] places   SET    places that hold jobs, did so lately, or are served
 -- KEYS[4] request  STRING set while this request is remembered
 -- ARGV[1] epoch    id     fresh for every process
 -- ARGV[2] ttl      ms     how long without a beat until it may be reclaimed

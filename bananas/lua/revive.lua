@@ -4,7 +4,7 @@
 -- KEYS[2] counters  HASH   transition -> count
 -- KEYS[3] list      LIST   where they go
 -- KEYS[4] wake      LIST   its marker
--- KEYS[5] places    SET    every place ever used
+-- KEYS[5] places    SET    places that hold jobs, did so lately, or are served
 -- KEYS[6] request   STRING the answer given to this request, with a TTL
 -- KEYS[7..] jobs    STRING a record key an id
 -- ARGV[1] jobs      count  1..500, all for the same list

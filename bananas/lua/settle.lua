@@ -7,7 +7,7 @@
 -- KEYS[5] dead           ZSET   id -> failed at, unix s
 -- KEYS[6] crashes        HASH   id -> processes it killed
 -- KEYS[7] cancelled      SET    cancelled ids that were still in a list
--- KEYS[8] places         SET    every place ever used
+-- KEYS[8] places         SET    places that hold jobs, did so lately, or are served
 -- KEYS[9..] rest         mixed  a record key (STRING) a job in their order; then per `pass` section
 --                               its list (LIST) and wake marker (LIST); then result keys (HASH)
 -- ARGV[1] request        id     the token

@@ -1,7 +1,7 @@
 -- sort: move the oldest ids of a list to other lists, if they are still its oldest.
 --
 -- KEYS[1] list      LIST   a common list that holds jobs of several kinds
--- KEYS[2] places    SET    every place ever used
+-- KEYS[2] places    SET    places that hold jobs, did so lately, or are served
 -- KEYS[3..] lists   LIST   per destination its list, then its wake marker
 -- ARGV[1] jobs      count  ids seen at the end of the list, 1..500
 -- ARGV[2] lists     count  destinations

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from bananas.broker import MAX_JOBS
+from bananas.keys import DEFAULT_ROUTING_KEY
 
 if TYPE_CHECKING:
     from bananas.broker import Broker
 
 log = logging.getLogger("bananas.warden")
 
+_LOOKED_AT: Final = 2_000
+"""About so many places a round: each is two LLEN."""
+_AT_ONCE: Final = 200
+
+_route_of = re.compile(r"route:([^:]+):").match
 _match_special = re.compile(
     r"(?P<route>route:[^:]+:)?task:(?P<task>.+):(?P<rest>queue:\w+)"
 ).fullmatch
@@ -26,6 +33,7 @@ class Pruner:
         self._broker = broker
         self._retention_s = retention_failed_s
         self.pruned = 0
+        self._cursor: str | bytes = "0"
 
     async def prune(self) -> int:
         """Drop failed jobs past their retention; returns how many.
@@ -65,3 +73,46 @@ class Pruner:
         if moved:
             log.info("brought %d jobs back from lists that nobody serves", moved)
         return moved
+
+    async def forget_places(self) -> int:
+        """Forget some of the places where nothing waits and that no worker serves.
+
+        A routing key a customer, and the places would be more than an audit can walk through.
+
+        Raises:
+            BrokerError: Redis did not answer; the rest goes next time.
+        """
+        broker, keys = self._broker, self._broker.keys
+        workers = await broker.transport.command("HGETALL", keys.workers, repeat=True)
+        epochs, infos = workers[::2], workers[1::2]
+        served = _routing_keys(infos)
+        if served is None:
+            return 0
+        self._cursor, found = await broker.transport.command(
+            "SSCAN", keys.places(), self._cursor, "COUNT", _LOOKED_AT, repeat=True
+        )
+        names = [name for name in map(bytes.decode, found) if _routing_key(name) not in served]
+        forgotten = 0
+        for begin in range(0, len(names), _AT_ONCE):
+            count = await broker.vacate(names[begin : begin + _AT_ONCE], epochs)
+            if count < 0:
+                break  # a worker has just come: what it serves is looked at next time
+            forgotten += count
+        return forgotten
+
+
+def _routing_key(place: str) -> str:
+    match = _route_of(place)
+    return match[1] if match else DEFAULT_ROUTING_KEY
+
+
+def _routing_keys(infos: list[bytes]) -> set[str] | None:
+    """Return the routing keys that workers serve; None when one does not tell."""
+    served = {DEFAULT_ROUTING_KEY}  # where foreign producers push, and everybody looks
+    for info in infos:
+        try:
+            said: Any = json.loads(info)
+            served.update(map(str, said["routing_keys"]))
+        except (ValueError, TypeError, LookupError):
+            return None
+    return served

@@ -175,6 +175,7 @@ class Warden:
     async def _prune(self) -> None:
         await self.pruner.prune()
         await self.pruner.give_up_lists()
+        await self.pruner.forget_places()
         await self.promoter.learn_places()
 
     async def _every(

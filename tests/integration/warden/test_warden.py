@@ -13,6 +13,7 @@ from bananas.ids import request_id
 from bananas.keys import place
 from bananas.table import SlotState
 from bananas.warden.culprits import REASON, Culprits
+from bananas.warden.pruner import Pruner
 from workbench import until
 
 if TYPE_CHECKING:
@@ -101,6 +102,38 @@ async def test_failed_jobs_are_dropped_after_their_retention(bench: Bench) -> No
     assert await warden.pruner.prune() == 3
     assert (await bench.audit()).dead == 0
     assert not bench.redis.exists(*(bench.keys.job(job.id) for job in jobs))
+
+
+async def test_empty_places_that_nobody_serves_are_forgotten(bench: Bench) -> None:
+    """A routing key a customer: what is used up goes, what is served or holds jobs stays."""
+    from_now = Pruner(bench.broker, retention_failed_s=60.0)
+    await bench.worker(worker_routing_keys=("default", "acme"))
+    served = set(bench.redis.smembers(bench.keys.places()))
+    used_up = [place("normal", f"customer-{number}") for number in range(5_000)]
+    bench.redis.sadd(bench.keys.places(), *used_up)
+    await bench.app.client.submit("t", routing_key="bravo")
+
+    rounds = 0
+    while bench.redis.scard(bench.keys.places()) > len(served) + 1:
+        assert await from_now.forget_places() > 0 or rounds
+        rounds += 1
+        assert rounds < 50
+    left = set(bench.redis.smembers(bench.keys.places()))
+    assert left == {*served, place("normal", "bravo").encode()}
+    assert rounds > 1, "no round looks at all of them"
+
+
+@pytest.mark.parametrize("info", [b"{", b"[]", b'{"host":"old"}', b'{"routing_keys":5}'])
+async def test_no_place_is_forgotten_while_a_worker_does_not_tell_what_it_serves(
+    bench: Bench, info: bytes
+) -> None:
+    """Another version, or somebody's hand: it may serve any of them."""
+    bench.redis.sadd(bench.keys.places(), place("normal", "acme"))
+    bench.redis.hset(bench.keys.workers, "other", info)
+    pruner = Pruner(bench.broker, retention_failed_s=60.0)
+    assert await pruner.forget_places() == 0
+    bench.redis.hdel(bench.keys.workers, "other")
+    assert await pruner.forget_places() == 1
 
 
 async def test_lapsed_epochs_are_swept_after_one_lease(bench: Bench) -> None:
