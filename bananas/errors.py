@@ -105,6 +105,15 @@ class BrokerFullError(BrokerError):
     """Redis is at maxmemory and takes no new jobs; those waiting can still be worked off."""
 
 
+class EvictionError(BrokerError):
+    """The server may throw waiting jobs away when it is full, so nobody works on it."""
+
+    hint = (
+        "CONFIG SET maxmemory-policy noeviction, and in the server's configuration file; "
+        "BANANAS_ALLOW_EVICTION=true starts all the same"
+    )
+
+
 class BrokerDeniedError(BrokerError):
     """Redis refused the credentials or the command (AUTH, ACL)."""
 

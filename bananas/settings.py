@@ -693,6 +693,9 @@ class Settings:
     poll_interval_s: float = _setting(
         1.0, _Duration(0.01, 60), "longest wait for work when a wake-up was lost"
     )
+    allow_eviction: bool = _setting(
+        False, _Boolean(), "work on a server that may throw jobs away at `maxmemory`, too"
+    )
     dequeue_batch: int = _setting(
         250, _Integer(1, 1_000), "most jobs that one call takes from the queue"
     )

@@ -201,6 +201,10 @@ class Server:
         """End the server as a power cut would."""
         self._end(signal.SIGKILL)
 
+    def ended(self) -> bool:
+        """Tell whether the server has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def restart(self) -> None:
         """Kill and start again, on the same address and data."""
         self.kill()

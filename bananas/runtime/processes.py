@@ -18,6 +18,7 @@ import setproctitle
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
 from bananas.context import running_job
+from bananas.eviction import refuse_eviction
 from bananas.keys import Keys
 from bananas.log import configure
 from bananas.runtime.application import load
@@ -125,7 +126,13 @@ def worker_body(
                     )
                     _title_stalls(warden)
                 crashes = [asyncio.ensure_future(_crash_with(worker.broken))]
-                if await start_or_drain(leave, worker.start):
+
+                async def start() -> None:
+                    if not settings.allow_eviction:
+                        await refuse_eviction(broker)
+                    await worker.start()
+
+                if await start_or_drain(leave, start):
                     if warden is not None:
                         warden.start()
                         crashes.append(asyncio.ensure_future(_crash_with(warden.broken)))

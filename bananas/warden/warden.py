@@ -17,6 +17,7 @@ from bananas.stalls import find_stalls, patience_s
 from bananas.table import Totals
 from bananas.warden.beat import Beat
 from bananas.warden.culprits import Culprits
+from bananas.warden.policy import Policy
 from bananas.warden.promoter import Promoter
 from bananas.warden.pruner import Pruner
 from bananas.warden.reclaimer import Reclaimer
@@ -33,6 +34,7 @@ log = logging.getLogger("bananas.warden")
 
 _PRUNE_S: Final = 10.0
 _LOOK_S: Final = 1.0
+_POLICY_S: Final = 60.0
 _RETRY_S: Final = 0.5
 
 
@@ -70,6 +72,7 @@ class Warden:
         self.reclaimer = Reclaimer(broker, table, clock, culprits, ttl_s=ttl_s)
         self.promoter = Promoter(broker, served, interval_s=settings.promote_interval_s)
         self.pruner = Pruner(broker, retention_failed_s=settings.retention_failed_s)
+        self.policy = Policy(broker)
         self._death = asyncio.Event()
         self.broken = asyncio.Event()
         """Set when a rhythm has ended by itself: the process must be replaced."""
@@ -95,6 +98,7 @@ class Warden:
                     self._every(self._sweep_s, self.reclaimer.reclaim_lapsed, "sweep"),
                 ),
                 ("pruner", self._every(_PRUNE_S, self._prune, "prune")),
+                ("watch of the policy", self._every(_POLICY_S, self.policy.look, "ask the policy")),
             ]
         self._tasks = [loop.create_task(rhythm, name=name) for name, rhythm in rhythms]
         for task in self._tasks:
