@@ -1,28 +1,36 @@
-"""Where Redis is: the URL read into an address, its TLS, and Sentinel's answer.
+"""Where Redis is: the URL read into an address, and its TLS.
 
 The URL forms are redis-py's (`redis://`, `rediss://`, `unix://`) plus
-`redis+sentinel://host:port,host:port/master[/db]` and its `rediss` twin. The parser is our own
-because importing redis-py costs a worker some 190 ms of start-up. No error and no repr
-of this module ever holds a password.
+`redis+sentinel://host:port,host:port/master[/db]`, `redis+cluster://host:port,host:port` and
+their `rediss` twins. The parser is our own because importing redis-py costs a worker some
+190 ms of start-up. No error and no repr of this module ever holds a password.
 """
 
 from __future__ import annotations
 
-import asyncio
+import binascii
 import dataclasses
+import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
-
-import hiredis
 
 from bananas.errors import FieldError
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379
 _PORTS: Final = range(1, 65536)
-_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_SLOTS: Final = 16384
+_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _OPTIONS: Final = (
     "db",
     "username",
@@ -66,7 +74,12 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server, or the sentinels that know it; `path` set means a unix socket."""
+    """One server, or the sentinels or cluster nodes that know it; `path` = a unix socket.
+
+    Attributes:
+        nodes: Of a cluster; any of them tells which one holds `slot`.
+        slot: Where all our keys lie.
+    """
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
@@ -80,6 +93,8 @@ class Address:
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     master_only: bool = False
+    nodes: tuple[tuple[str, int], ...] = ()
+    slot: int = 0
 
     @property
     def label(self) -> str:
@@ -90,28 +105,46 @@ class Address:
         if self.sentinels:
             hosts = ",".join(f"{host}:{port}" for host, port in self.sentinels)
             return f"{scheme}+sentinel://{hosts}/{self.master_name}/{self.db}"
+        if self.nodes:
+            return f"{scheme}+cluster://{','.join(f'{host}:{port}' for host, port in self.nodes)}"
         return f"{scheme}://{self.host}:{self.port}/{self.db}"
 
     def auth(self) -> tuple[str, ...] | None:
         """Return the arguments of AUTH, or None when the URL names no one."""
-        return _auth(self.username, self.password)
+        return auth_words(self.username, self.password)
 
 
-def _auth(username: str | None, password: str | None) -> tuple[str, ...] | None:
+def auth_words(username: str | None, password: str | None) -> tuple[str, ...] | None:
+    """Return AUTH with its arguments, or None when there is nothing to log in with."""
     if username:
         return ("AUTH", username, password or "")
     return ("AUTH", password) if password else None
 
 
-def parse_url(url: str) -> Address:
+def slot_of(key_prefix: str) -> int:
+    """Return the cluster slot of all keys that begin with a prefix.
+
+    Raises:
+        FieldError: The prefix has no hash tag: its keys would lie in as many slots.
+    """
+    tag = re.search(r"\{([^}]+)\}", key_prefix)
+    if tag is None:
+        rule = 'needs a hash tag in a cluster, as in "{bananas}": all keys must lie in one slot'
+        raise FieldError("key_prefix", rule)
+    return binascii.crc_hqx(tag[1].encode(), 0) % _SLOTS
+
+
+def parse_url(url: str, key_prefix: str = "") -> Address:
     """Read a Redis URL.
 
     Args:
         url: User, password, host names and paths are percent-decoded; the database is the
             path or `?db=`, the latter wins, as in redis-py.
+        key_prefix: Of the keys to be found there; in a cluster it chooses the slot.
 
     Raises:
         FieldError: Of field `redis_url`; the rule names what is wrong without quoting the URL.
+            Of `key_prefix`, see `slot_of`.
     """
     try:
         parts = urlsplit(url)
@@ -135,6 +168,11 @@ def parse_url(url: str) -> Address:
     segments = [unquote(segment) for segment in parts.path.split("/")[1:]]
     if parts.scheme.endswith("+sentinel"):
         return _sentinel_address(base, location, segments, options)
+    if parts.scheme.endswith("+cluster"):
+        if _db(options.get("db") or "".join(segments) or "0"):
+            raise FieldError(_FIELD, "a cluster has database 0 only")
+        nodes = tuple(_host_port(one, DEFAULT_PORT) for one in location.split(","))
+        return dataclasses.replace(base, nodes=nodes, slot=slot_of(key_prefix))
     host, port = _host_port(location, DEFAULT_PORT)
     db = _db(options.get("db") or "".join(segments) or "0")
     return dataclasses.replace(base, host=host, port=port, db=db)
@@ -194,65 +232,3 @@ def _host_port(location: str, default_port: int) -> tuple[str, int]:
             _FIELD, "the port must be an integer in 1..65535 (is the password percent-encoded?)"
         )
     return unquote(host or "localhost"), port
-
-
-async def find_master(address: Address, timeout_s: float) -> Address:
-    """Ask the sentinels, one after the other, where the master is now.
-
-    Args:
-        address: With `sentinels`; any other address is returned as it is.
-        timeout_s: For each sentinel.
-
-    Raises:
-        ConnectionError: No sentinel answered, or none knows the master.
-    """
-    problems: list[str] = []
-    for host, port in address.sentinels:
-        try:
-            async with asyncio.timeout(timeout_s):
-                found = await _ask_sentinel(address, host, port)
-        except (OSError, hiredis.HiredisError) as error:
-            problems.append(f"{host}:{port} {str(error) or type(error).__name__}")
-            continue
-        if found is not None:
-            return dataclasses.replace(address, host=found[0], port=found[1], sentinels=())
-        problems.append(f"{host}:{port} does not know it")
-    if not address.sentinels:
-        return address
-    raise ConnectionError(
-        f'no sentinel found master "{address.master_name}": {"; ".join(problems)}'
-    )
-
-
-async def _ask_sentinel(address: Address, host: str, port: int) -> tuple[str, int] | None:
-    context = address.tls.context() if address.tls else None
-    stream, out = await asyncio.open_connection(host, port, ssl=context)
-    try:
-        commands: list[tuple[str, ...]] = [
-            ("SENTINEL", "get-master-addr-by-name", address.master_name)
-        ]
-        auth = _auth(address.sentinel_username, address.sentinel_password)
-        if auth is not None:
-            commands.insert(0, auth)
-        for command in commands:
-            # The stub of hiredis asks for a tuple of exactly one item.
-            out.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        reader = hiredis.Reader(encoding="utf-8", notEnoughData=...)
-        answers: list[object] = []
-        while len(answers) < len(commands):
-            data = await stream.read(65536)
-            if not data:
-                raise ConnectionError("closed the connection")
-            reader.feed(data)
-            while (answer := reader.gets()) is not ...:
-                if isinstance(answer, hiredis.ReplyError):
-                    # The code only: an unknown-command error quotes the arguments of AUTH.
-                    raise ConnectionError(f"answered {str(answer).partition(' ')[0]}")
-                answers.append(answer)
-    finally:
-        out.transport.abort()
-    match answers[-1]:
-        case [str(master_host), str(master_port)]:
-            return master_host, int(master_port)
-        case _:
-            return None

@@ -12,6 +12,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
+from bananas.address import parse_url
 from bananas.broker import Broker
 from bananas.clock import SYSTEM_CLOCK
 from bananas.errors import (
@@ -143,11 +144,12 @@ class Client:
         session = self.open_session()  # another caller may have been faster
         if session is not None:
             return session
-        watch = None if url is None else Watch(url)
+        address = None if url is None else parse_url(url, self.settings.key_prefix)
+        watch = None if address is None else Watch(address)
         if self._given is not None:
             session = Session(self._given, self._ids, watch)
         else:
-            transport = Transport(url or "", client_name="bananas-client")
+            transport = Transport(address or "", client_name="bananas-client")
             session = Session(Broker(transport, Keys(self.settings.key_prefix)), self._ids, watch)
             session.keeper = session.loop.create_task(session.keep(), name="bananas.client")
         self._session = session

@@ -33,6 +33,16 @@ _KEEPALIVE_S: Final = 15
 pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
+_EVALSHA_BYTES: Final = len(b"$7\r\nEVALSHA\r\n$40\r\n\r\n") + 40
+
+
+def as_eval(data: bytes, source: bytes) -> bytes:
+    """Return the packed EVALSHA as an EVAL of the same keys and arguments."""
+    count_end = data.index(b"\r\n") + 2
+    rest = data[count_end + _EVALSHA_BYTES :]
+    return b"%s$4\r\nEVAL\r\n$%d\r\n%s\r\n%s" % (data[:count_end], len(source), source, rest)
+
+
 class Script(Protocol):
     """A Lua script as a link sees it."""
 
@@ -75,6 +85,7 @@ class Counters:
     resends: int = 0
     script_loads: int = 0
     stale_replies: int = 0  # answers whose caller had left
+    redirects: int = 0  # calls that a node of a cluster sent to another one
 
 
 class Owner(Protocol):

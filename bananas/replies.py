@@ -19,6 +19,8 @@ class Verdict(enum.Enum):
 
     RETRY = "retry"  # the server cannot now: back off, ask again on the same connection
     RECONNECT = "reconnect"  # the wrong server or a doubtful connection: take another
+    MOVED = "moved"  # another node of the cluster holds the slot
+    ASK = "ask"  # the slot is moving, and another node holds the keys already
     NOSCRIPT = "noscript"  # the script cache is empty: send the source
     FULL = "full"  # at maxmemory
     DENIED = "denied"  # credentials or ACL
@@ -30,12 +32,13 @@ _VERDICTS: Final = {
     "BUSY": Verdict.RETRY,
     "MISCONF": Verdict.RETRY,
     "TRYAGAIN": Verdict.RETRY,
-    "CLUSTERDOWN": Verdict.RETRY,
     "MASTERDOWN": Verdict.RETRY,
     "NOREPLICAS": Verdict.RETRY,
     "READONLY": Verdict.RECONNECT,
-    "MOVED": Verdict.RECONNECT,
-    "ASK": Verdict.RECONNECT,
+    # Another node may know better by now: it is asked for before each connection.
+    "CLUSTERDOWN": Verdict.RECONNECT,
+    "MOVED": Verdict.MOVED,
+    "ASK": Verdict.ASK,
     "UNBLOCKED": Verdict.RECONNECT,
     # The handshake of the next connection shows whether the credentials still hold.
     "NOAUTH": Verdict.RECONNECT,
@@ -55,8 +58,18 @@ _ERR_TEXTS: Final = (
     ("invalid password", Verdict.DENIED),
 )
 
+# Inside a script: a key that was not declared is on a node that the slot moves from or to, or the
+# cluster went down. Valkey leaves out the first word. Scripts meet this before their first write.
+_SLOT_AWAY: Final = re.compile(
+    r"(?:Script )?attempted to (?:access a non local key|execute a \S*.*while the cluster is down)",
+    re.IGNORECASE,
+)
+
 # Redis 6.2: "ERR Error running script (call to f_…): @user_script:1: @user_script: 1: -OOM …"
 _NESTED_CODE: Final = re.compile(r"@user_script: ?\d+: -?([A-Z]{2,})\b")
+
+
+_CLUSTER: Final = "name it by redis+cluster://, with a key prefix that has a hash tag {…}"
 
 
 def error_code(text: str) -> str:
@@ -77,6 +90,8 @@ def classify(text: str) -> Verdict:
         for beginning, verdict in _ERR_TEXTS:
             if words.startswith(beginning):
                 return verdict
+        if _SLOT_AWAY.match(words):
+            return Verdict.RETRY
     return _VERDICTS.get(code, Verdict.FATAL)
 
 
@@ -87,6 +102,10 @@ def refusal(operation: str, text: str, *, in_script: bool) -> BrokerError:
             return BrokerFullError(operation, text)
         case Verdict.DENIED:
             return BrokerDeniedError(operation, text)
+        case Verdict.MOVED | Verdict.ASK:
+            return BrokerError(operation, f"{text}: the server is a node of a cluster; {_CLUSTER}")
+        case _ if text.startswith("CROSSSLOT"):
+            return BrokerError(operation, f"{text}; {_CLUSTER}")
         case _ if in_script:
             return ScriptError(operation, text)
         case _:

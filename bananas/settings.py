@@ -106,6 +106,11 @@ def redacted_url(url: str) -> str:
     return scheme + mark + _SECRET_QUERY.sub(r"\1***", rest)
 
 
+def is_cluster(url: str | None) -> bool:
+    """Tell whether the URL names the nodes of a cluster."""
+    return url is not None and url.partition("://")[0].endswith("+cluster")
+
+
 # --- durations and sizes ----------------------------------------------------------------------
 
 # Per second, not seconds per unit, for the short ones: a division is rounded correctly.
@@ -429,8 +434,9 @@ _SCHEMES: Final = (
     "unix",
     "redis+sentinel",
     "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
 )
-_CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 
 
 class _Url(_Plain):
@@ -441,8 +447,6 @@ class _Url(_Plain):
     def read(self, raw: object) -> str:
         text = raw.strip() if isinstance(raw, str) else ""
         scheme, mark, _ = text.partition("://")
-        if mark and scheme in _CLUSTER_SCHEMES:
-            raise ValueError(f"{scheme}:// is not supported yet: name a server or its Sentinels")
         if not mark or scheme not in _SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
         if not text.isprintable() or " " in text:
@@ -456,9 +460,9 @@ class _Url(_Plain):
             if not parts.path.startswith("/") or hosts:
                 raise ValueError("must name an absolute path, as in unix:///run/redis.sock")
             return text
-        sentinels = scheme.endswith("+sentinel")
-        for host in hosts.split(",") if sentinels else (hosts,):
-            self._check_host(host, required=sentinels)
+        several = scheme.endswith(("+sentinel", "+cluster"))
+        for host in hosts.split(",") if several else (hosts,):
+            self._check_host(host, required=several)
         self._check_path(scheme, parts.path.removeprefix("/"))
         return text
 
@@ -479,6 +483,8 @@ class _Url(_Plain):
             master, _, path = path.partition("/")
             if not master:
                 raise ValueError("must name the master, as in redis+sentinel://host:26379/mymaster")
+        if scheme.endswith("+cluster") and path not in ("", "0"):
+            raise ValueError("must name no database: a cluster has only 0")
         if path and not re.fullmatch(r"[0-9]{1,5}", path):
             raise ValueError("must end with a database number, or nothing, after the host")
 
@@ -521,6 +527,7 @@ _KEY_PREFIX: Final = _Pattern(
     r"(?=.{1,64}\Z)[A-Za-z0-9_.:-]*(\{[A-Za-z0-9_.:-]+\}[A-Za-z0-9_.:-]*)?",
     "must be 1 to 64 letters, digits and any of _ . : -, with at most one hash tag {…}",
 )
+_DEFAULT_PREFIX: Final = "bananas"
 _HOST: Final = _Pattern(r"[A-Za-z0-9_.:%-]{1,253}", "must be a host name or an IP address")
 _YEAR_S: Final = 366 * 86_400.0
 
@@ -556,11 +563,15 @@ class Settings:
     redis_url: str | None = _setting(
         None,
         _Maybe(_Url(), "embedded server"),
-        "Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` "
-        "(`redis+cluster://` is not supported yet); unset, a private server is started",
+        "Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, "
+        "`redis+cluster://`; unset, a private server is started",
         bare=True,
     )
-    key_prefix: str = _setting("bananas", _KEY_PREFIX, "first part of every key")
+    key_prefix: str = _setting(
+        _DEFAULT_PREFIX,
+        _KEY_PREFIX,
+        "first part of every key; in a cluster with a hash tag: `{bananas}` unless set",
+    )
     data_dir: Path = field(
         default_factory=_default_data_dir,
         metadata={
@@ -976,10 +987,23 @@ def _read_all(
     if read["worker_concurrency"] is None:
         thin = read["worker_mode"] == "thin"
         read["worker_concurrency"] = _CONCURRENCY_THIN if thin else _CONCURRENCY
+    if is_cluster(read["redis_url"]) and read["key_prefix"] == _DEFAULT_PREFIX:
+        read["key_prefix"] = f"{{{_DEFAULT_PREFIX}}}"
     for first, second, reason in _contradictions(read, names.__getitem__):
         if first not in wrong and second not in wrong:
             problems.append((names[first], reason))
     return problems, read
+
+
+def _cluster_contradictions(
+    v: Mapping[str, Any], name: Callable[[str], str]
+) -> Iterator[tuple[str, str, str]]:
+    if is_cluster(v["redis_url"]) and "{" not in v["key_prefix"]:
+        reason = (
+            f"needs a hash tag when {name('redis_url')} names a cluster, as in "
+            f'"{{{v["key_prefix"]}}}": all keys must lie in one slot'
+        )
+        yield "key_prefix", "redis_url", reason
 
 
 def _contradictions(
@@ -1003,6 +1027,7 @@ def _contradictions(
     if mode == "scheduler-only" and v["enable_scheduler"] is False:
         reason = f'must not be false when {name("worker_mode")} is "{mode}": nothing would be left'
         yield "enable_scheduler", "worker_mode", reason
+    yield from _cluster_contradictions(v, name)
     if v["lease_ttl_s"] <= 2 * v["beat_interval_s"]:
         reason = (
             f"must be more than twice {name('beat_interval_s')} "

@@ -21,11 +21,13 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from bananas.address import Address, find_master, parse_url
+from bananas.address import Address, parse_url
+from bananas.detour import Detour
 from bananas.errors import BrokerDeniedError, BrokerUnavailableError
 from bananas.failpoints import around_calls
-from bananas.link import Argument, Call, Counters, Link, Script, connect, fail, pack
+from bananas.link import Argument, Call, Counters, Link, Script, as_eval, connect, fail, pack
 from bananas.replies import Verdict, classify, refusal
+from bananas.topology import Finder, redirection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -39,7 +41,8 @@ BACKOFF_BASE_S: Final = 0.05
 BACKOFF_CAP_S: Final = 2.0
 
 _CALLS_PER_WRITE: Final = 256  # bounds the copy that joining makes
-_EVALSHA_BYTES: Final = len(b"$7\r\nEVALSHA\r\n$40\r\n\r\n") + 40
+_LOOK_S: Final = 0.5  # how often a silent server is looked after, where another may follow it
+_SILENT_S: Final = 1.0
 
 
 class Transport:
@@ -65,7 +68,8 @@ class Transport:
         """Read the address; nothing is opened yet.
 
         Args:
-            url: As `bananas.address.parse_url` takes it.
+            url: As `bananas.address.parse_url` takes it; of a cluster, the address that it
+                gives for the prefix of the keys.
             client_name: Shown by CLIENT LIST; printable ASCII without spaces.
             reply_timeout_s: A connection that owes an answer and gives none for this long is
                 dropped; a connection attempt may take as long. Seconds, > 0.
@@ -74,7 +78,7 @@ class Transport:
             denied_window_s: How long refused credentials are tried again before calls fail;
                 bridges the rotation of a password. Seconds, >= 0.
             resolver: Asked for the address before every connection; by default `url` itself,
-                or the master that its sentinels name.
+                the master that its sentinels name, or the node that holds the slot.
             clock: Monotonic seconds.
             chance: Draws from [0, 1), for the jitter of the back-off.
 
@@ -87,7 +91,9 @@ class Transport:
         self._reply_timeout_s = reply_timeout_s
         self._retry_window_s = retry_window_s
         self._denied_window_s = denied_window_s
+        self._finder = Finder(self._address)
         self._resolve = resolver or self._find
+        self._server = self._address  # whom the connection goes to
         self._now = clock
         self._chance = chance
         self._loop = asyncio.get_running_loop()
@@ -95,6 +101,13 @@ class Transport:
         self.counters = Counters()
 
         self._link: Link | None = None
+        self._detour = Detour(
+            self._hold,
+            self.counters,
+            client_name=client_name,
+            timeout_s=reply_timeout_s,
+            now=clock,
+        )
         self._queue: list[Call] = []  # not written yet, or to be written again
         self._flush_due = False
         self._held: list[Call] = []  # refused for now; back in the queue when the pause ends
@@ -118,10 +131,15 @@ class Transport:
         return self._link is not None
 
     @property
+    def server(self) -> Address:
+        """The server that the last connection went to."""
+        return self._server
+
+    @property
     def outstanding(self) -> int:
         """Calls without an answer so far, abandoned ones included."""
         pending = len(self._link.pending) if self._link else 0
-        return len(self._queue) + len(self._held) + pending
+        return len(self._queue) + len(self._held) + pending + self._detour.outstanding
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -202,6 +220,7 @@ class Transport:
         self._watchdog = self._pause = None
         if self._link is not None:
             self._link.drop("the transport was closed")
+        await self._detour.close()
         left, self._queue, self._held = self._queue + self._held, [], []
         for call in left:
             fail(call, BrokerUnavailableError(call[3], "the transport was closed"))
@@ -215,18 +234,26 @@ class Transport:
     def on_refused(self, link: Link, call: Call, text: str) -> None:
         """Do with a call what its error reply asks for."""
         _, data, script, operation, *_ = call
+        clustered = self._finder.clustered
         match classify(text):
             case Verdict.NOSCRIPT if script is not None:
                 self.counters.script_loads += 1
-                self._queue.append((call[0], _as_eval(data, script.source), *call[2:]))
+                self._queue.append((call[0], as_eval(data, script.source), *call[2:]))
                 self._flush()
             case Verdict.RETRY:
-                self._problem = text
                 if link.answered:
                     link.answered, self._setbacks = False, 0
-                self._held.append(call)
-                if self._pause is None:
-                    self._pause = self._loop.call_later(self._backoff_s(), self._resume)
+                self._hold(call, text)
+            case Verdict.ASK if clustered:
+                self.counters.redirects += 1
+                self._detour.take(call, redirection(text, self._server))
+            case Verdict.MOVED if clustered:
+                self.counters.redirects += 1
+                if link.answered:
+                    self._setbacks = 0  # it did hold the slot
+                self._finder.told(redirection(text, self._server))
+                link.pending.appendleft(call)
+                link.drop(text, refused=True)
             case Verdict.RECONNECT:
                 link.pending.appendleft(call)
                 link.drop(text, refused=True)
@@ -263,6 +290,18 @@ class Transport:
         """Write what gathered while the socket was full."""
         self._flush()
 
+    def _hold(self, call: Call, text: str) -> None:
+        """Ask again after a pause."""
+        if self._closed:
+            fail(call, BrokerUnavailableError(call[3], text))
+            return
+        self._problem = text
+        self._held.append(call)
+        if self._pause is None:
+            self._pause = self._loop.call_later(self._backoff_s(), self._resume)
+        if self._watchdog is None:
+            self._watch()
+
     def _resume(self) -> None:
         self._pause = None
         self._queue[:0] = self._held
@@ -281,15 +320,15 @@ class Transport:
         if self._owner is None:
             self._owner = self._loop.create_task(self._stay_connected(), name="bananas.transport")
         now = self._now()
-        link = self._link
-        if link is not None and link.pending and now >= link.answer_due():
-            self.counters.timeouts += 1
-            link.drop(f"no answer for {link.pending[0][5]:g} s")
+        for link in (self._link, self._detour.link):
+            if link is not None and link.pending and now >= link.answer_due():
+                self.counters.timeouts += 1
+                link.drop(f"no answer for {link.pending[0][5]:g} s")
         for calls in (self._queue, self._held):
             self._expire(calls, now)
         dues = [call[4] for call in (*self._queue, *self._held)]
-        if self._link is not None and self._link.pending:
-            dues.append(self._link.answer_due())
+        links = (self._link, self._detour.link)
+        dues += [link.answer_due() for link in links if link is not None and link.pending]
         if dues:
             delay_s = min(min(dues) - now, self._reply_timeout_s)
             self._watchdog = self._loop.call_later(max(delay_s, 0.001), self._watch)
@@ -320,9 +359,26 @@ class Transport:
             except Exception as error:  # noqa: BLE001 - a resolver is foreign code; calls wait on us
                 self._not_connected(error)
             else:
-                # wait(), as cancelling us must not mark the link as lost: nobody would close it.
-                await asyncio.wait([link.lost])
+                await self._end_of(link)
             await asyncio.sleep(self._backoff_s())
+
+    async def _end_of(self, link: Link) -> None:
+        """Wait until a connection has ended; end one whose server is silent and has a follower."""
+        look_s = _LOOK_S if self._finder.roams else None
+        while not link.lost.done():
+            # wait(), as cancelling us must not mark the link as lost: nobody would close it.
+            await asyncio.wait([link.lost], timeout=look_s)
+            silent_at = self._reply_timeout_s - _SILENT_S
+            if not link.pending or self._now() < link.answer_due() - silent_at:
+                continue
+            try:
+                async with asyncio.timeout(self._reply_timeout_s):
+                    server = await self._resolve()
+            except Exception as error:  # noqa: BLE001 - as below; we go on waiting
+                log.debug("who holds %s is not known: %s", self._address.label, error)
+            else:
+                if server != self._server:
+                    link.drop(f"silent, and {server.label} has taken over")
 
     async def _open(self) -> Link:
         link = Link(self, self._now)
@@ -334,6 +390,8 @@ class Transport:
             link.drop(str(error))
             raise
         self.counters.connects += 1
+        self._server = address
+        self._detour.drop("there is a new connection")
         self._denied_since = None
         log.log(logging.INFO if self._outage else logging.DEBUG, "connected to %s", address.label)
         self._outage = False
@@ -342,9 +400,7 @@ class Transport:
         return link
 
     async def _find(self) -> Address:
-        # All sentinels must have had their turn before the attempt itself runs out of time.
-        turn_s = self._reply_timeout_s / (len(self._address.sentinels) + 1)
-        return await find_master(self._address, turn_s)
+        return await self._finder.find(self._reply_timeout_s)
 
     def _not_connected(self, error: Exception) -> None:
         self.counters.failed_connects += 1
@@ -361,10 +417,3 @@ class Transport:
             denied, self._queue, self._held = self._queue + self._held, [], []
             for call in denied:
                 fail(call, BrokerDeniedError(call[3], error.why))
-
-
-def _as_eval(data: bytes, source: bytes) -> bytes:
-    """Return the packed EVALSHA as an EVAL of the same keys and arguments."""
-    count_end = data.index(b"\r\n") + 2
-    rest = data[count_end + _EVALSHA_BYTES :]
-    return b"%s$4\r\nEVAL\r\n$%d\r\n%s\r\n%s" % (data[:count_end], len(source), source, rest)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import hiredis
 
-from bananas.address import find_master, parse_url
+from bananas.address import parse_url
 from bananas.link import Counters, Link, connect, pack
+from bananas.topology import Finder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -79,6 +80,7 @@ class Watch:
             FieldError: The URL is wrong.
         """
         self._address = parse_url(url) if isinstance(url, str) else url
+        self._finder = Finder(self._address)
         self._client_name = client_name
         self._signals: dict[bytes, list[Signal]] = {}
         self._feed: _Feed | None = None
@@ -151,7 +153,7 @@ class Watch:
             feed = _Feed(self)
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    address = await find_master(self._address, CONNECT_TIMEOUT_S / 2)
+                    address = await self._finder.find(CONNECT_TIMEOUT_S / 2)
                     await connect(feed, address, self._client_name)
                 self._feed = feed
                 if self._signals:

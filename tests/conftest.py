@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from clusters import Cluster
 from servers import KINDS, MORE_KINDS, Kind, Server, available, version_line
 from twin import is_left_out
 
@@ -168,6 +169,16 @@ def make_server(first_kind: Kind) -> Iterator[Callable[..., Server]]:
     yield make
     for server in made:
         server.discard()
+
+
+@pytest.fixture(scope="module")
+def cluster(_server_kind: Kind) -> Iterator[Cluster]:
+    """Return three masters, one set per kind for a module; leave every slot at rest."""
+    made = Cluster(_server_kind)
+    try:
+        yield made.start()
+    finally:
+        made.discard()
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ class Server:
         # Short: a unix socket's path has 107 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="bt-", dir="/tmp"))
         self.socket = self.folder / "s"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self._aof = aof
         self._data = folder or self.folder
         self._arguments = list(arguments)
@@ -254,7 +254,8 @@ class Server:
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

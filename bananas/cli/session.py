@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from bananas.address import parse_url
 from bananas.broker import Broker
 from bananas.client import Client
 from bananas.embedded import running
@@ -68,9 +69,9 @@ async def opened(settings: Settings, *, patience_s: float = IMPATIENT_S) -> Asyn
     Raises:
         BrokerUnavailableError: The server does not answer.
     """
-    url = settings.redis_url or ""
+    address = parse_url(settings.redis_url or "", settings.key_prefix)
     transport = Transport(
-        url, client_name="bananas-cli", retry_window_s=patience_s, denied_window_s=0.0
+        address, client_name="bananas-cli", retry_window_s=patience_s, denied_window_s=0.0
     )
     client = Client(settings=settings, broker=Broker(transport, Keys(settings.key_prefix)))
     try:

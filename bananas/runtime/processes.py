@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import setproctitle
 
+from bananas.address import parse_url
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
 from bananas.context import running_job
@@ -32,6 +33,7 @@ from bananas.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
+    from bananas.address import Address
     from bananas.settings import Settings
     from bananas.supervisor import Child
 
@@ -55,14 +57,14 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 @asynccontextmanager
 async def open_broker(settings: Settings, name: str) -> AsyncGenerator[Broker, None]:
     """Open the one connection that a process needs for its scripts."""
-    transport = Transport(url_of(settings), client_name=f"bananas:{name}:{os.getpid()}")
+    transport = Transport(address_of(settings), client_name=f"bananas:{name}:{os.getpid()}")
     try:
         yield Broker(transport, Keys(settings.key_prefix))
     finally:
         await transport.close()
 
 
-def url_of(settings: Settings) -> str:
+def address_of(settings: Settings) -> Address:
     """Return the address of the server; by now there is one.
 
     Raises:
@@ -70,7 +72,7 @@ def url_of(settings: Settings) -> str:
     """
     if settings.redis_url is None:
         raise RuntimeError("no server address was settled")
-    return settings.redis_url
+    return parse_url(settings.redis_url, settings.key_prefix)
 
 
 def _served(settings: Settings) -> list[str]:
@@ -109,7 +111,7 @@ def worker_body(
             leave = Leave()
             leave.listen(child)
             async with open_broker(settings, "worker") as broker:
-                wake = Transport(url_of(settings), client_name=f"bananas:wake:{os.getpid()}")
+                wake = Transport(address_of(settings), client_name=f"bananas:wake:{os.getpid()}")
                 worker = Worker(
                     broker, wake, app.registry, settings, child.slot, lifespan=app.process
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio.connection import parse_url as redis_py_parse_url
 
-from bananas.address import Address, parse_url
+from bananas.address import Address, Tls, parse_url, slot_of
 from bananas.errors import FieldError
 
 
@@ -99,6 +99,20 @@ def test_no_text_of_an_address_holds_a_password() -> None:
     assert "hunter2" not in repr(sentinel)
     assert sentinel.label == "rediss+sentinel://s1:1,s2:26379/jobs/0"
     assert parse_url("unix:///run/r.sock?db=2").label == "unix:///run/r.sock?db=2"
+
+
+def test_a_cluster_url_names_nodes_and_the_prefix_the_slot() -> None:
+    """Ports default to 6379; there is one database; the tag alone decides about the slot."""
+    address = parse_url("rediss+cluster://ann:pw@n1,n2:7", "x:{user1000}:y")
+    assert address.nodes == (("n1", 6379), ("n2", 7))
+    assert address.slot == slot_of("{user1000}.following") == 3443
+    assert (address.auth(), address.tls) == (("AUTH", "ann", "pw"), Tls())
+    assert address.label == "rediss+cluster://n1:6379,n2:7"
+    assert parse_url("redis+cluster://n1/0", "{a}").db == 0
+    with pytest.raises(FieldError, match="database 0 only"):
+        parse_url("redis+cluster://n1/2", "{a}")
+    with pytest.raises(FieldError, match=r'key_prefix: needs a hash tag .* "\{bananas\}"'):
+        parse_url("redis+cluster://n1", "bananas")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,13 @@ BUG_62 = (
     "ERR Error running script (call to f_ab12): @user_script:3: "
     "user_script:3: attempt to index a nil value"
 )
+AWAY_REDIS = (
+    "ERR Script attempted to access a non local key in a cluster node "
+    "script: ab12, on @user_script:1."
+)
+AWAY_VALKEY = (
+    "ERR Attempted to access a non local key in a cluster node script: ab12, on @user_script:1."
+)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +36,18 @@ BUG_62 = (
         ("BUSY Redis is busy running a script.", Verdict.RETRY),
         ("MISCONF Errors writing to the AOF file", Verdict.RETRY),
         ("TRYAGAIN Multiple keys request during rehashing of slot", Verdict.RETRY),
-        ("CLUSTERDOWN The cluster is down", Verdict.RETRY),
+        ("CLUSTERDOWN The cluster is down", Verdict.RECONNECT),
         ("MASTERDOWN Link with MASTER is down", Verdict.RETRY),
         ("NOREPLICAS Not enough good replicas to write.", Verdict.RETRY),
         ("READONLY You can't write against a read only replica.", Verdict.RECONNECT),
         (READONLY_62, Verdict.RECONNECT),
-        ("MOVED 3999 127.0.0.1:6381", Verdict.RECONNECT),
-        ("ASK 3999 127.0.0.1:6381", Verdict.RECONNECT),
+        ("MOVED 3999 127.0.0.1:6381", Verdict.MOVED),
+        ("ASK 3999 127.0.0.1:6381", Verdict.ASK),
+        (AWAY_REDIS, Verdict.RETRY),
+        (AWAY_VALKEY, Verdict.RETRY),
+        ("ERR Script attempted to execute a command while the cluster is down", Verdict.RETRY),
+        ("ERR Attempted to execute a write command while the cluster is down", Verdict.RETRY),
+        ("ERR Script attempted to access keys of different slots", Verdict.FATAL),
         ("UNBLOCKED force unblock from blocking operation", Verdict.RECONNECT),
         ("NOAUTH Authentication required.", Verdict.RECONNECT),
         ("ERR max number of clients reached", Verdict.RECONNECT),
@@ -81,3 +93,12 @@ def test_a_refusal_says_whose_fault_it_is(
     error = refusal("dequeue", text, in_script=in_script)
     assert type(error) is expected
     assert (error.operation, error.why) == ("dequeue", text)
+
+
+@pytest.mark.parametrize("text", ["MOVED 1 h:1", "ASK 1 h:1", "CROSSSLOT Keys in request don't"])
+def test_a_cluster_behind_a_plain_url_is_told(text: str) -> None:
+    """The error names the form of URL and the rule for the prefix."""
+    error = refusal("dequeue", text, in_script=True)
+    assert type(error) is BrokerError
+    assert error.why.startswith(text)
+    assert "redis+cluster://, with a key prefix that has a hash tag" in error.why

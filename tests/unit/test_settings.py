@@ -286,12 +286,17 @@ def test_tool_variables() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
-def test_a_cluster_is_refused_by_name(scheme: str) -> None:
-    """It is said that clusters are not supported, before anything is connected to."""
-    found = problems({"REDIS_URL": f"{scheme}://u:hunter2@a:1,b:2"})
-    assert found.keys() == {"REDIS_URL"}
-    assert f"{scheme}:// is not supported yet" in found["REDIS_URL"]
-    assert "hunter2" not in found["REDIS_URL"]
+def test_a_cluster_wants_a_hash_tag_in_the_prefix(scheme: str) -> None:
+    """The default gets one by itself; another without one is refused, with the rule."""
+    url = f"{scheme}://u:hunter2@a:1,b:2"
+    assert Settings.from_sources({"REDIS_URL": url}).key_prefix == "{bananas}"
+    assert env(REDIS_URL=url, BANANAS_KEY_PREFIX="x:{mine}").key_prefix == "x:{mine}"
+    found = problems({"REDIS_URL": url, "BANANAS_KEY_PREFIX": "mine"})
+    assert found == {
+        "BANANAS_KEY_PREFIX": "needs a hash tag when REDIS_URL names a cluster, as in "
+        '"{mine}": all keys must lie in one slot'
+    }
+    assert Settings(redis_url="redis://a").key_prefix == "bananas"
 
 
 def test_kubernetes_service_links() -> None:
