@@ -399,8 +399,9 @@ class Bananas:
         return self._sync_client
 
     async def __aenter__(self) -> Self:
-        """Connect, so that a wrong address shows here."""
+        """Connect, so that a wrong address shows here, or a server that is not durable enough."""
         await self.client.ping()
+        await self.client.check_durability()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -26,6 +26,7 @@ from bananas.errors import (
 from bananas.handle import JobHandle
 from bananas.ids import IdMaker
 from bananas.keys import Keys, place
+from bananas.producer import MEMORY
 from bananas.results import ENDED, Result
 from bananas.session import Session
 from bananas.settings import Settings
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
 
     from bananas.broker import Audit
     from bananas.deadletters import DeadGroup, DeadPage
+    from bananas.errors import DurabilityUnconfirmedError
     from bananas.inspector import QueueInfo
     from bananas.job import Job
     from bananas.producer import Draft
+    from bananas.settings import Durability
     from bananas.submission import (
         Report,
         RetryChanges,
@@ -101,11 +104,13 @@ class Client:
             max_retries=self.settings.max_retries,
             max_payload_bytes=self.settings.max_payload_bytes,
             max_depth=self.settings.max_depth,
+            durability=self.settings.durability,
         )
 
     async def __aenter__(self) -> Self:
-        """Connect, so that a wrong address shows here."""
+        """Connect, so that a wrong address shows here, or a server that is not durable enough."""
         await self.ping()
+        await self.check_durability()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -147,10 +152,11 @@ class Client:
         address = None if url is None else parse_url(url, self.settings.key_prefix)
         watch = None if address is None else Watch(address)
         if self._given is not None:
-            session = Session(self._given, self._ids, watch)
+            session = Session(self._given, self._ids, watch, self.settings)
         else:
             transport = Transport(address or "", client_name="bananas-client")
-            session = Session(Broker(transport, Keys(self.settings.key_prefix)), self._ids, watch)
+            broker = Broker(transport, Keys(self.settings.key_prefix))
+            session = Session(broker, self._ids, watch, self.settings)
             session.keeper = session.loop.create_task(session.keep(), name="bananas.client")
         self._session = session
         return session
@@ -172,6 +178,8 @@ class Client:
             PayloadError: The payload is too large or too deep.
             PayloadTypeError: The payload has no JSON form.
             DuplicateJobError: A job of the given id exists; nothing was changed.
+            DurabilityError: The server cannot keep it as safe as asked; nothing was enqueued.
+            DurabilityUnconfirmedError: It is enqueued, and may not be as safe as asked.
         """
         draft = self.drafter.draft_call(name, payload, dict(options))
         job_id = await self.submit_draft(draft)
@@ -182,13 +190,24 @@ class Client:
         session = self.open_session() or await self.session()
         return await session.producer.submit(draft)
 
-    async def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> Verdicts:
-        """Enqueue a list of jobs; each item has its own verdict, bad ones are rejected alone."""
+    async def submit_chunk(
+        self,
+        items: Sequence[Submission | Mapping[str, Any]],
+        *,
+        durability: Durability | None = None,
+    ) -> Verdicts:
+        """Enqueue a list of jobs; each item has its own verdict, bad ones are rejected alone.
+
+        Args:
+            items: As many as there are.
+            durability: Of those that do not say; None = the setting.
+        """
+        draft = self.drafter.defaulting(durability).draft
         drafts: list[Draft] = []
         rejected: dict[int, Verdict] = {}
         for index, item in enumerate(items):
             try:
-                drafts.append(self.drafter.draft(item))
+                drafts.append(draft(item))
             except (FieldError, PayloadError, PayloadTypeError) as error:
                 rejected[index] = rejection(index, error)
         if not drafts:
@@ -201,6 +220,7 @@ class Client:
         items: Iterable[Submission | Mapping[str, Any]]
         | AsyncIterable[Submission | Mapping[str, Any]],
         *,
+        durability: Durability | None = None,
         keep_verdicts: bool = True,
         on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
@@ -208,12 +228,34 @@ class Client:
 
         Args:
             items: Pulled as fast as chunks of at most 500 jobs and 1 MiB are answered.
+            durability: Of those that do not say; None = the setting.
             keep_verdicts: Whether the report has them all; turn it off for endless streams.
             on_chunk: Called with the verdicts of each chunk, in order.
         """
-        return await self.stream(
-            items, self.drafter.draft, keep_verdicts=keep_verdicts, on_chunk=on_chunk
-        )
+        draft = self.drafter.defaulting(durability).draft
+        return await self.stream(items, draft, keep_verdicts=keep_verdicts, on_chunk=on_chunk)
+
+    async def confirm(self, error: DurabilityUnconfirmedError) -> None:
+        """Wait again until the jobs of an error are as safe as was asked; enqueues nothing.
+
+        Asked within a minute of the error, or of the last time: the server remembers no longer.
+
+        Raises:
+            DurabilityUnconfirmedError: They are still not, or the server has lost them.
+        """
+        producer = (await self.session()).producer
+        await producer.confirm(error.durability, error.requests, error.job_ids)
+
+    async def check_durability(self, durability: Durability | None = None) -> None:
+        """Return if the server can keep jobs as safe as this, by default as the setting says.
+
+        Raises:
+            FieldError: There is no such durability.
+            DurabilityError: It cannot; the error says what is missing.
+        """
+        asked = self.drafter.defaulting(durability).durability
+        if asked != MEMORY:
+            await (await self.session()).producer.confirmer(asked).check()
 
     async def stream(
         self,

@@ -122,6 +122,54 @@ class ScriptError(BrokerError):
     """A script answered what its header does not promise: a defect of ours."""
 
 
+class DurabilityError(BrokerError):
+    """The server cannot keep jobs as safe as was asked; nothing was enqueued."""
+
+    def __init__(self, durability: str, server: str, why: str, hint: str | None = None) -> None:
+        """Keep what was asked for, the server with its version, and what it lacks."""
+        self.durability = durability
+        self.server = server
+        self.hint = hint
+        told = f'{server} cannot give durability "{durability}" (BANANAS_DURABILITY): {why}'
+        super().__init__("producer.confirm", told if hint is None else f"{told}; {hint}")
+
+
+class DurabilityUnconfirmedError(BrokerError):
+    """The jobs are accepted in memory, but nobody confirmed that they are as safe as asked.
+
+    They may run all the same. To be sure, wait again with `client.confirm(error)`, or submit
+    them again under the same ids: whoever finds them there says so only once they are safe.
+    """
+
+    def __init__(
+        self,
+        durability: str,
+        why: str,
+        job_ids: tuple[str, ...] = (),
+        requests: tuple[str, ...] = (),
+    ) -> None:
+        """Keep what was asked for, why it is open, whose it is, and what `confirm` asks about."""
+        self.durability = durability
+        self.reason = why
+        self.job_ids = job_ids
+        self.requests = requests
+        jobs = f'job "{job_ids[0]}" is' if len(job_ids) == 1 else f"{len(job_ids)} jobs are"
+        super().__init__(
+            "producer.confirm",
+            f'{jobs} accepted in memory, durability "{durability}" unconfirmed: {why}',
+        )
+
+    @classmethod
+    def of(cls, errors: list[DurabilityUnconfirmedError]) -> DurabilityUnconfirmedError:
+        """Return one error about the jobs of several."""
+        first = errors[0]
+        ids = tuple(job_id for error in errors for job_id in error.job_ids)
+        requests = tuple(request for error in errors for request in error.requests)
+        whole = cls(first.durability, first.reason, ids, requests)
+        whole.hint = first.hint
+        return whole
+
+
 class EmbeddedServerError(BananasError):
     """The embedded server could not be found or started; the message names the remedy."""
 

@@ -3,6 +3,9 @@
 Calls of `submit` in one tick of the loop join one script call; while calls are in flight
 newcomers gather, so that the load itself makes the batches larger. A lost answer is asked
 for again with the same request id, and never enqueues twice.
+
+Jobs that are to be durable travel with the others; only their callers wait on, for the
+confirmer. What the server lost before it was safe is sent again.
 """
 
 from __future__ import annotations
@@ -10,20 +13,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from bananas.broker import MAX_JOBS, Entry
 from bananas.clock import SYSTEM_CLOCK
-from bananas.errors import DuplicateJobError
+from bananas.confirmer import Confirmer
+from bananas.errors import DuplicateJobError, DurabilityUnconfirmedError
 from bananas.ids import IdMaker, request_id
 from bananas.keys import place
 from bananas.speedups import encode_record, format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 
     from bananas.broker import Broker, Specials
     from bananas.clock import Clock
+
+T = TypeVar("T")
 
 MAX_CALL_BYTES: Final = 1024 * 1024
 """Most bytes of records in one call, as estimated; a single larger job goes alone."""
@@ -31,7 +37,14 @@ MAX_CALL_BYTES: Final = 1024 * 1024
 MAX_IN_FLIGHT: Final = 4
 """Calls without an answer at a time: enough to keep the server busy while we encode."""
 
+MAX_UNCONFIRMED: Final = 64
+"""Chunks of a stream that may wait to be confirmed: a wait takes up to a second."""
+
+MEMORY: Final = "memory"
+"""The durability of a job that is accepted once the server has it in memory."""
+
 _RECORD_BYTES: Final = 400  # a record without its payload, roughly
+_SENDINGS: Final = 3  # of jobs that the server loses before they are safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class Form:
         expires_at: RFC 3339, or None.
         scheduled_for: RFC 3339, or None.
         due: When to run it, for the server: unix seconds, or `+ms` from now; None = at once.
+        durability: `memory`, `fsync` or `replica`: what must be so before a job is accepted.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Form:
     expires_at: str | None = None
     scheduled_for: str | None = None
     due: str | None = None
+    durability: str = MEMORY
 
     def place(self, specials: Specials) -> str:
         """Return the place that such a job waits in."""
@@ -123,6 +138,15 @@ class Receipt:
 
     ids: list[str]
     accepted: list[bool]
+    request: str = ""
+
+
+class _Accepted(NamedTuple):
+    """The answer to one draft that is to be durable."""
+
+    job_id: str
+    is_new: bool
+    request: str
 
 
 @dataclass(slots=True)
@@ -131,7 +155,7 @@ class _Call:
 
     drafts: Sequence[Draft]
     whole: asyncio.Future[Receipt] | None = None
-    each: Sequence[asyncio.Future[str]] = ()
+    each: Sequence[asyncio.Future[Any]] = ()
 
     def done(self, receipt: Receipt) -> None:
         """Answer whoever is still waiting."""
@@ -139,17 +163,21 @@ class _Call:
             if not self.whole.done():
                 self.whole.set_result(receipt)
             return
-        for future, job_id, accepted in zip(self.each, receipt.ids, receipt.accepted, strict=True):
+        for (form, _, _), future, job_id, accepted in zip(
+            self.drafts, self.each, receipt.ids, receipt.accepted, strict=True
+        ):
             if future.done():
                 continue
-            if accepted:
+            if form.durability != MEMORY:
+                future.set_result(_Accepted(job_id, accepted, receipt.request))
+            elif accepted:
                 future.set_result(job_id)
             else:
                 future.set_exception(DuplicateJobError(job_id))
 
     def failed(self, error: BaseException) -> None:
         """Pass on what went wrong; for a cancelled call, the cancellation."""
-        futures: Sequence[asyncio.Future[Receipt] | asyncio.Future[str]]
+        futures: Sequence[asyncio.Future[Any]]
         futures = self.each if self.whole is None else [self.whole]
         for future in futures:
             if future.done():
@@ -167,26 +195,50 @@ class Producer:
     """
 
     def __init__(
-        self, broker: Broker, ids: IdMaker | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        broker: Broker,
+        ids: IdMaker | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        confirm_timeout_s: float = 5.0,
+        replicas: int = 1,
     ) -> None:
-        """Send through `broker`; its owner closes it."""
+        """Send through `broker`; its owner closes it.
+
+        Args:
+            broker: Where to.
+            ids: Makes ids for jobs without one.
+            clock: Dates the records.
+            confirm_timeout_s: How long the durability of accepted jobs may stay unconfirmed.
+            replicas: How many must have a job of durability `replica`.
+        """
         self._broker = broker
         self._ids = ids or IdMaker(clock)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Draft] = []
-        self._callers: list[asyncio.Future[str]] = []
+        self._callers: list[asyncio.Future[Any]] = []
         self._pump_due = False
         self._chunks: deque[_Call] = deque()
         self._chunk_turn = False
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._confirm_timeout_s = confirm_timeout_s
+        self._replicas = replicas
+        self._confirmers: dict[str, Confirmer] = {}
+        self._confirming: set[asyncio.Task[Any]] = set()
 
     def submit(self, draft: Draft) -> asyncio.Future[str]:
         """Enqueue one job together with others of this tick; the future gives its id.
 
         It fails with `DuplicateJobError` when the id exists, or with a `BrokerError`.
         """
-        future: asyncio.Future[str] = self._loop.create_future()
+        if draft[0].durability != MEMORY:
+            return self._tracked(self._submit_durable(draft))
+        return self._join(draft)
+
+    def _join(self, draft: Draft) -> asyncio.Future[Any]:
+        """Add a draft to those that the next call takes."""
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._gathered.append(draft)
         self._callers.append(future)
         if not self._pump_due:
@@ -200,27 +252,148 @@ class Producer:
         Raises:
             BrokerFullError: At maxmemory; calls before the one refused stand.
             BrokerUnavailableError: No answer in time; what was enqueued is unknown.
+            DurabilityError: The server cannot keep them as safe as asked; none was enqueued.
+            DurabilityUnconfirmedError: They are enqueued, and may not be as safe as asked.
         """
-        calls: list[asyncio.Future[Receipt]] = []
-        for part in _parts(drafts):
-            calls.append(self._loop.create_future())
-            self._chunks.append(_Call(part, whole=calls[-1]))
-        self._pump()
-        if len(calls) == 1:
-            return await calls[0]
+        durabilities = _durabilities(drafts)
+        if durabilities:
+            return await self._tracked(self._submit_durably(drafts, durabilities))
+        return await self._submit_parts(drafts)
+
+    async def _submit_parts(self, drafts: Sequence[Draft]) -> Receipt:
         receipt = Receipt([], [])
-        for answer in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise answer
+        for answer in await self._receipts(list(_parts(drafts))):
             receipt.ids += answer.ids
             receipt.accepted += answer.accepted
         return receipt
 
-    async def close(self) -> None:
-        """Wait for the calls in flight and those gathered."""
+    async def _receipts(self, parts: Sequence[Sequence[Draft]]) -> list[Receipt]:
+        """Enqueue each part in a call of its own."""
+        calls: list[asyncio.Future[Receipt]] = []
+        for part in parts:
+            calls.append(self._loop.create_future())
+            self._chunks.append(_Call(part, whole=calls[-1]))
         self._pump()
-        while self._in_flight:
-            await asyncio.wait(self._in_flight)
+        if len(calls) == 1:
+            return [await calls[0]]
+        return await _all(calls)
+
+    async def close(self) -> None:
+        """Wait for the calls in flight, those gathered, and what is to be confirmed."""
+        self._pump()
+        while self._in_flight or self._confirming:
+            await asyncio.wait([*self._in_flight, *self._confirming])
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Close the connections that confirm; those who wait are told so."""
+        for confirmer in self._confirmers.values():
+            await confirmer.close()
+
+    # --- durability ---------------------------------------------------------------------------
+
+    def confirmer(self, durability: str) -> Confirmer:
+        """Return what confirms this durability, `fsync` or `replica`."""
+        confirmer = self._confirmers.get(durability)
+        if confirmer is None:
+            confirmer = self._confirmers[durability] = Confirmer(
+                self._broker,
+                durability,
+                timeout_s=self._confirm_timeout_s,
+                replicas=self._replicas,
+            )
+        return confirmer
+
+    async def confirm(
+        self, durability: str, requests: Iterable[str], job_ids: Iterable[str]
+    ) -> None:
+        """Wait until what some requests did is as safe as asked.
+
+        Raises:
+            DurabilityUnconfirmedError: Not in time, or the server has lost it.
+        """
+        requests, job_ids = tuple(requests), tuple(job_ids)
+        confirmer = self.confirmer(durability)
+        try:
+            kept = await _all([confirmer.confirm(request) for request in requests])
+        except DurabilityUnconfirmedError as error:
+            raise _named(error, job_ids, requests) from None
+        if not all(kept):
+            why = "the server does not know of them any more; submit them again, with these ids"
+            raise DurabilityUnconfirmedError(durability, why, job_ids, requests)
+
+    def _tracked(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run what `close` is to wait for."""
+        task = self._loop.create_task(work)
+        self._confirming.add(task)
+        task.add_done_callback(self._confirming.discard)
+        return task
+
+    async def _submit_durable(self, draft: Draft) -> str:
+        """Enqueue one job with the others of its tick; return when it is safe."""
+        durability = draft.form.durability
+        confirmer = self.confirmer(durability)
+        await confirmer.check()
+        answer: _Accepted = await self._join(draft)
+        is_new, job_id = answer.is_new, answer.job_id
+        for _ in range(_SENDINGS - 1):
+            try:
+                if await confirmer.confirm(answer.request):
+                    break
+            except DurabilityUnconfirmedError as error:
+                raise _named(error, (job_id,), (answer.request,)) from None
+            answer = await self._join(draft._replace(job_id=job_id))
+        else:
+            await self.confirm(durability, (answer.request,), (job_id,))
+        if not (is_new or answer.is_new):
+            raise DuplicateJobError(job_id)
+        return job_id
+
+    async def _submit_durably(self, drafts: Sequence[Draft], durabilities: set[str]) -> Receipt:
+        """Enqueue a list of jobs; return when they are safe."""
+        for durability in durabilities:
+            await self.confirmer(durability).check()
+        parts = list(_parts(drafts))
+        receipts = await self._receipts(parts)
+        outcomes = await asyncio.gather(
+            *(
+                self._settle(part, receipt, durabilities)
+                for part, receipt in zip(parts, receipts, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        open_ones = [error for error in outcomes if isinstance(error, DurabilityUnconfirmedError)]
+        if open_ones:
+            raise DurabilityUnconfirmedError.of(open_ones)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return Receipt(
+            [job_id for receipt in receipts for job_id in receipt.ids],
+            [is_new for receipt in receipts for is_new in receipt.accepted],
+        )
+
+    async def _settle(
+        self, drafts: Sequence[Draft], receipt: Receipt, durabilities: Iterable[str]
+    ) -> None:
+        """Wait until one call's jobs are safe; what the server has lost is sent again."""
+        request = receipt.request
+        again = [
+            draft._replace(job_id=job_id) for draft, job_id in zip(drafts, receipt.ids, strict=True)
+        ]
+        for durability in durabilities:
+            confirmer = self.confirmer(durability)
+            for _ in range(_SENDINGS - 1):
+                try:
+                    if await confirmer.confirm(request):
+                        break
+                except DurabilityUnconfirmedError as error:
+                    raise _named(error, tuple(receipt.ids), (request,)) from None
+                request = (await self._receipts([again]))[0].request
+            else:
+                await self.confirm(durability, (request,), receipt.ids)
+
+    # --- calls --------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         """Start calls while there is something to send and room in flight."""
@@ -264,7 +437,7 @@ class Producer:
 
     async def _send(self, drafts: Sequence[Draft]) -> Receipt:
         """Make one call of it, asked again with the same request id until it is answered."""
-        ids = self._named(drafts)
+        ids = self._ids_of(drafts)
         if len(set(ids)) != len(ids):
             return await self._send_repetitive(drafts, ids)
         now = format_time(self._clock.real_us())
@@ -275,7 +448,7 @@ class Producer:
             answers = await self._broker.enqueue(request, entries)
             if answers is not None:
                 break
-        return Receipt(ids, answers)
+        return Receipt(ids, answers, request)
 
     async def _send_repetitive(self, drafts: Sequence[Draft], ids: list[str]) -> Receipt:
         """Send the first of each id; the others are duplicates of it."""
@@ -286,9 +459,9 @@ class Producer:
         )
         for job_id, is_new in zip(answer.ids, answer.accepted, strict=True):
             accepted[first[job_id]] = is_new
-        return Receipt(ids, accepted)
+        return Receipt(ids, accepted, answer.request)
 
-    def _named(self, drafts: Sequence[Draft]) -> list[str]:
+    def _ids_of(self, drafts: Sequence[Draft]) -> list[str]:
         """Return the ids, new ones where the drafts have none."""
         given = [job_id for _, _, job_id in drafts]
         absent = given.count(None)
@@ -296,6 +469,37 @@ class Producer:
             return self._ids.new_ids(absent)
         fresh = iter(self._ids.new_ids(absent))
         return [next(fresh) if job_id is None else job_id for job_id in given]
+
+
+async def _all(answers: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for every answer, then raise the first error among them, if any."""
+    found: list[T] = []
+    for answer in await asyncio.gather(*answers, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        found.append(answer)
+    return found
+
+
+def _durabilities(drafts: Sequence[Draft]) -> set[str]:
+    """Return what some of the drafts ask for beyond memory."""
+    found: set[str] = set()
+    seen: Form | None = None
+    for form, _, _ in drafts:
+        if form is not seen:
+            seen = form
+            found.add(form.durability)
+    found.discard(MEMORY)
+    return found
+
+
+def _named(
+    error: DurabilityUnconfirmedError, job_ids: tuple[str, ...], requests: tuple[str, ...]
+) -> DurabilityUnconfirmedError:
+    """Return the error with the jobs that it is about."""
+    named = DurabilityUnconfirmedError(error.durability, error.reason, job_ids, requests)
+    named.hint = error.hint
+    return named
 
 
 def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:

@@ -13,18 +13,26 @@ from bananas.results import Results
 if TYPE_CHECKING:
     from bananas.broker import Broker
     from bananas.ids import IdMaker
+    from bananas.settings import Settings
     from bananas.watch import Watch
 
 
 class Session:
     """What a client has open in one loop."""
 
-    def __init__(self, broker: Broker, ids: IdMaker, watch: Watch | None) -> None:
+    def __init__(
+        self, broker: Broker, ids: IdMaker, watch: Watch | None, settings: Settings
+    ) -> None:
         """Build everything on one broker; nothing is opened yet."""
         self.loop: Final = asyncio.get_running_loop()
         self.broker: Final = broker
         self.watch: Final = watch
-        self.producer: Final = Producer(broker, ids)
+        self.producer: Final = Producer(
+            broker,
+            ids,
+            confirm_timeout_s=settings.durability_timeout_s,
+            replicas=settings.durability_replicas,
+        )
         self.results: Final = Results(broker, watch)
         self.dead: Final = DeadLetters(broker, self.results)
         self.inspector: Final = Inspector(broker)
@@ -37,4 +45,5 @@ class Session:
         finally:
             if self.watch is not None:
                 await self.watch.close()
+            await self.producer.abandon()
             await self.broker.transport.close()

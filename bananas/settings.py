@@ -27,6 +27,7 @@ Priority = Literal["high", "normal", "low"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["json", "text"]
 RoutingOrder = Literal["key", "priority"]
+Durability = Literal["memory", "fsync", "replica"]
 
 _PRIORITIES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 _PREFIX: Final = "BANANAS_"
@@ -571,6 +572,20 @@ class Settings:
         _DEFAULT_PREFIX,
         _KEY_PREFIX,
         "first part of every key; in a cluster with a hash tag: `{bananas}` unless set",
+    )
+    durability: Durability = _setting(
+        "memory",
+        _Choice("memory", "fsync", "replica"),
+        "what a job must be in before it counts as accepted: the server's `memory`, its disk "
+        "(`fsync`), or the memory of a `replica` too",
+    )
+    durability_timeout_s: float = _setting(
+        5.0,
+        _Duration(0.01, 20),
+        "time until a job whose durability is not confirmed is reported as such",
+    )
+    durability_replicas: int = _setting(
+        1, _Integer(1, 100), "replicas that must have a job, with `replica`"
     )
     data_dir: Path = field(
         default_factory=_default_data_dir,

@@ -12,8 +12,20 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bananas.broker import MAX_JOBS
-from bananas.errors import FieldError, PayloadError, PayloadTypeError
-from bananas.producer import MAX_CALL_BYTES, MAX_IN_FLIGHT, Draft, Producer
+from bananas.errors import (
+    DurabilityUnconfirmedError,
+    FieldError,
+    PayloadError,
+    PayloadTypeError,
+)
+from bananas.producer import (
+    MAX_CALL_BYTES,
+    MAX_IN_FLIGHT,
+    MAX_UNCONFIRMED,
+    MEMORY,
+    Draft,
+    Producer,
+)
 from bananas.submission import Report, Verdict, Verdicts, rejection
 
 if TYPE_CHECKING:
@@ -47,7 +59,8 @@ class Stream:
         self._rejected: dict[int, Verdict] = {}
         self._bytes = 0
         self._linger: asyncio.TimerHandle | None = None
-        self._sent: list[asyncio.Task[None]] = []  # in order; at most MAX_IN_FLIGHT + 1
+        self._sent: list[asyncio.Task[None]] = []  # in order; at most the window + 1
+        self._window = MAX_IN_FLIGHT
         self._counts = {"accepted": 0, "duplicate": 0, "rejected": 0}
 
     async def run(self, items: Iterable[Any] | AsyncIterable[Any]) -> Report:
@@ -56,6 +69,7 @@ class Stream:
         Raises:
             BrokerError: A chunk was refused or got no answer; chunks in flight with it may
                 have been accepted, and `on_chunk` was told of those before.
+            DurabilityUnconfirmedError: With the ids of all jobs that are accepted in memory only.
         """
         started = time.perf_counter()
         try:
@@ -68,6 +82,10 @@ class Stream:
             self._send()
             while self._sent:
                 await self._oldest()
+        except DurabilityUnconfirmedError as error:
+            others = await asyncio.gather(*self._sent, return_exceptions=True)
+            alike = [other for other in others if isinstance(other, DurabilityUnconfirmedError)]
+            raise DurabilityUnconfirmedError.of([error, *alike]) from None
         finally:
             if self._linger is not None:
                 self._linger.cancel()
@@ -113,7 +131,7 @@ class Stream:
     async def _ship(self) -> None:
         """Send the chunk and wait until there is room for another."""
         self._send()
-        while len(self._sent) >= MAX_IN_FLIGHT:
+        while len(self._sent) >= self._window:
             await self._oldest()
 
     async def _oldest(self) -> None:
@@ -128,7 +146,7 @@ class Stream:
         self._linger = None
         while self._sent and self._sent[0].done() and self._sent[0].exception() is None:
             del self._sent[0]
-        if len(self._sent) < MAX_IN_FLIGHT:
+        if len(self._sent) < self._window:
             self._send()
         else:
             self._linger = self._loop.call_later(LINGER_S, self._lingered)
@@ -141,6 +159,8 @@ class Stream:
         begin, drafts, rejected = self._begin, self._drafts, self._rejected
         if not drafts and not rejected:
             return
+        if drafts and drafts[0].form.durability != MEMORY:
+            self._window = MAX_UNCONFIRMED  # a wait costs the same for many chunks as for one
         self._begin += len(drafts) + len(rejected)
         self._drafts, self._rejected, self._bytes = [], {}, 0
         before = self._sent[-1] if self._sent else None

@@ -25,14 +25,16 @@ from bananas.job import (
     validate_time,
 )
 from bananas.keys import DEFAULT_ROUTING_KEY, Priority
-from bananas.producer import Draft, Form
+from bananas.producer import MEMORY, Draft, Form
 from bananas.speedups import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bananas.clock import Clock
+    from bananas.settings import Durability
 
+DURABILITIES: Final = ("memory", "fsync", "replica")
 MAX_RETRIES_CEILING: Final = 1_000_000
 MAX_DESCRIPTION_CHARS: Final = 4096
 MAX_DELAY_S: Final = 10 * 365 * 86_400.0
@@ -53,6 +55,7 @@ class JobOptions(TypedDict, total=False):
     max_retries: int | None
     id: str | None
     expires_at: datetime | str | None
+    durability: Durability | None
 
 
 class SubmitOptions(JobOptions, total=False):
@@ -91,6 +94,7 @@ class Submission:
         timeout_s: Soft limit of one run, seconds; None = the task's.
         result: Whether the return value is kept.
         expires_at: Not begun by then, it is dropped; aware, or RFC 3339 text.
+        durability: `memory`, `fsync` or `replica`; None = the setting.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Submission:
     timeout_s: float | None = None
     result: bool = False
     expires_at: datetime | str | None = None
+    durability: Durability | None = None
 
     @classmethod
     def from_mapping(cls, members: Mapping[str, Any]) -> Submission:
@@ -115,7 +120,7 @@ class Submission:
         """
         name, payload, options = _split(members)
         options = {member: value for member, value in options.items() if value is not None}
-        _form(name, options, DEFAULT_MAX_RETRIES, SYSTEM_CLOCK)
+        _form(name, options, DEFAULT_MAX_RETRIES, SYSTEM_CLOCK, MEMORY)
         if "id" in options:
             validate_id(options["id"])
         return cls(name=name, payload=payload, **options)
@@ -242,13 +247,35 @@ class Drafter:
         max_payload_bytes: int,
         max_depth: int,
         clock: Clock = SYSTEM_CLOCK,
+        durability: str = MEMORY,
     ) -> None:
-        """Take the limits; `max_retries` is for those who say nothing."""
+        """Take the limits; `max_retries` and `durability` are for those who say nothing."""
+        self.durability: Final = durability
         self._max_retries = max_retries
         self._max_payload_bytes = max_payload_bytes
         self._max_depth = max_depth
         self._clock = clock
         self._forms: dict[object, Form] = {}
+        self._others: dict[str, Drafter] = {}
+
+    def defaulting(self, durability: str | None) -> Drafter:
+        """Return one like this, with another durability for those who say nothing.
+
+        Raises:
+            FieldError: There is no such durability.
+        """
+        if durability is None or durability == self.durability:
+            return self
+        other = self._others.get(_durability(durability))
+        if other is None:
+            other = self._others[durability] = Drafter(
+                max_retries=self._max_retries,
+                max_payload_bytes=self._max_payload_bytes,
+                max_depth=self._max_depth,
+                clock=self._clock,
+                durability=durability,
+            )
+        return other
 
     def payload(self, value: object, task: str | None = None) -> bytes:
         """Write a payload within the limits.
@@ -273,7 +300,7 @@ class Drafter:
         Raises:
             FieldError: The first field that breaks its rule.
         """
-        return _form(name, options, self._max_retries, self._clock)
+        return _form(name, options, self._max_retries, self._clock, self.durability)
 
     def draft(self, item: Submission | Mapping[str, Any]) -> Draft:
         """Return the draft of one job.
@@ -313,7 +340,7 @@ class Drafter:
         except TypeError:  # unhashable, so wrong: the check says how
             form = None
         if form is None:
-            form = _form(validate_name(name), options, self._max_retries, self._clock)
+            form = self.form(validate_name(name), options)
             if key is not None:
                 if len(self._forms) >= _FORMS_KEPT:
                     self._forms.clear()
@@ -322,7 +349,7 @@ class Drafter:
 
 
 # Options whose values mean the same for every job and have one type each.
-_LASTING: Final = frozenset({"priority", "routing_key", "description"})
+_LASTING: Final = frozenset({"priority", "routing_key", "description", "durability"})
 
 
 def rejection(index: int, error: FieldError | PayloadError | PayloadTypeError) -> Verdict:
@@ -347,7 +374,9 @@ def _split(members: object) -> tuple[Any, Any, dict[str, Any]]:
     return name, payload, options
 
 
-def _form(name: str, options: Mapping[str, Any], max_retries: int, clock: Clock) -> Form:
+def _form(
+    name: str, options: Mapping[str, Any], max_retries: int, clock: Clock, durability: str
+) -> Form:
     """Check every option; None counts as not given."""
     get = options.get
     scheduled_for, due = _due(get("scheduled_for"), get("delay_s"), clock)
@@ -360,6 +389,7 @@ def _form(name: str, options: Mapping[str, Any], max_retries: int, clock: Clock)
         raise FieldError("result", "must be true or false", result)
     priority = get("priority")
     routing_key = get("routing_key")
+    asked = get("durability")
     return Form(
         name=validate_name(name),
         priority="normal" if priority is None else validate_priority(priority),
@@ -375,7 +405,14 @@ def _form(name: str, options: Mapping[str, Any], max_retries: int, clock: Clock)
         expires_at=None if expires_at is None else format_time(_instant("expires_at", expires_at)),
         scheduled_for=scheduled_for,
         due=due,
+        durability=durability if asked is None else _durability(asked),
     )
+
+
+def _durability(value: object) -> str:
+    if value not in DURABILITIES:
+        raise FieldError("durability", f"must be one of {', '.join(DURABILITIES)}", value)
+    return value
 
 
 def _due(scheduled_for: Any, delay_s: Any, clock: Clock) -> tuple[str | None, str | None]:  # noqa: ANN401

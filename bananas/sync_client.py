@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from bananas.broker import Audit
     from bananas.deadletters import DeadGroup, DeadPage
+    from bananas.errors import DurabilityUnconfirmedError
     from bananas.inspector import QueueInfo
     from bananas.job import Job
     from bananas.producer import Draft
     from bananas.results import Result
-    from bananas.settings import Settings
+    from bananas.settings import Durability, Settings
     from bananas.submission import (
         Report,
         RetryChanges,
@@ -141,8 +142,9 @@ class SyncClient:
         _clients.add(self)
 
     def __enter__(self) -> Self:
-        """Connect, so that a wrong address shows here."""
+        """Connect, so that a wrong address shows here, or a server that is not durable enough."""
         self.ping()
+        self.check_durability()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,19 +189,33 @@ class SyncClient:
         """Enqueue a job that is checked already; returns its id."""
         return self._run(lambda client: client.submit_draft(draft))
 
-    def submit_chunk(self, items: Sequence[Submission | Mapping[str, Any]]) -> Verdicts:
+    def submit_chunk(
+        self,
+        items: Sequence[Submission | Mapping[str, Any]],
+        *,
+        durability: Durability | None = None,
+    ) -> Verdicts:
         """Enqueue a list of jobs; a verdict for each."""
-        return self._run(lambda client: client.submit_chunk(items))
+        return self._run(lambda client: client.submit_chunk(items, durability=durability))
+
+    def confirm(self, error: DurabilityUnconfirmedError) -> None:
+        """Wait again until the jobs of an error are as safe as was asked."""
+        self._run(lambda client: client.confirm(error))
+
+    def check_durability(self, durability: Durability | None = None) -> None:
+        """Return if the server can keep jobs as safe as this."""
+        self._run(lambda client: client.check_durability(durability))
 
     def submit_many(
         self,
         items: Iterable[Submission | Mapping[str, Any]],
         *,
+        durability: Durability | None = None,
         keep_verdicts: bool = True,
         on_chunk: Callable[[Verdicts], object] | None = None,
     ) -> Report:
         """Enqueue any number of jobs; `items` runs in this thread, `on_chunk` in the client's."""
-        draft = self._running().client.drafter.draft
+        draft = self._running().client.drafter.defaulting(durability).draft
         return self.stream(items, draft, keep_verdicts=keep_verdicts, on_chunk=on_chunk)
 
     def stream(

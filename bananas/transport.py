@@ -141,6 +141,10 @@ class Transport:
         pending = len(self._link.pending) if self._link else 0
         return len(self._queue) + len(self._held) + pending + self._detour.outstanding
 
+    async def locate(self) -> Address:
+        """Return where the next connection would go: the server itself, its Sentinels asked."""
+        return await self._resolve()
+
     # --- calls --------------------------------------------------------------------------------
 
     def submit(

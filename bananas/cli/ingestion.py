@@ -157,6 +157,7 @@ class Ingestion:
             max_retries=settings.max_retries,
             max_payload_bytes=settings.max_payload_bytes,
             max_depth=settings.max_depth,
+            durability=settings.durability,
         )
         return Shape(
             drafter,

@@ -16,6 +16,8 @@ from bananas.errors import (
     BrokerUnavailableError,
     DecodeError,
     DuplicateJobError,
+    DurabilityError,
+    DurabilityUnconfirmedError,
     FieldError,
     JobNotFoundError,
     PayloadError,
@@ -65,6 +67,8 @@ KINDS: Final[dict[str, Kind]] = {
     "overloaded": Kind(503, "Too many connections"),
     "not-ready": Kind(503, "Not ready to serve"),
     "stopping": Kind(503, "The server is stopping"),
+    "durability-unavailable": Kind(503, "Redis cannot give the durability asked for"),
+    "durability-unconfirmed": Kind(504, "Accepted in memory, its durability is not confirmed"),
     "broker-full": Kind(507, "Redis is full"),
 }
 """Every kind there is, by the last part of its `type`; OpenAPI lists them from here."""
@@ -145,6 +149,24 @@ def _unavailable(_: BaseException) -> Problem:
     )
 
 
+def _incapable(error: DurabilityError) -> Problem:
+    return _busy(
+        "durability-unavailable",
+        f'nothing was accepted: durability "{error.durability}" cannot be had here '
+        "(bananas doctor tells the operator why)",
+    )
+
+
+def _unconfirmed(error: DurabilityUnconfirmedError) -> Problem:
+    problem = _busy(
+        "durability-unconfirmed",
+        f'accepted in memory; durability "{error.durability}" was not confirmed in time. A repeat '
+        "with the same id or Idempotency-Key makes no second job and waits again",
+    )
+    problem.members["ids"] = list(error.job_ids)
+    return problem
+
+
 # The narrower before the wider.
 _MAKERS: Final[tuple[tuple[type[BananasError], Callable[[Any], Problem]], ...]] = (
     (FieldError, lambda e: at_field(e.field, e.rule)),
@@ -162,6 +184,8 @@ _MAKERS: Final[tuple[tuple[type[BananasError], Callable[[Any], Problem]], ...]] 
     ),
     (StateError, lambda e: Problem("state-conflict", e.why, id=e.job_id)),
     (BrokerFullError, lambda _: _busy("broker-full", "no new jobs are taken until some are done")),
+    (DurabilityError, _incapable),
+    (DurabilityUnconfirmedError, _unconfirmed),
     (BrokerUnavailableError, _unavailable),
     (BrokerDeniedError, _unavailable),
 )
