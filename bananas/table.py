@@ -182,10 +182,10 @@ class Histogram:
 
 
 # Word offsets inside a slot. Texts take a word for the length, then their bytes.
-_ROLE = 33
-_EPOCH, _EPOCH_BYTES = 36, 32
-_REASON, _REASON_BYTES = 41, 63
-_RUN = 50
+_ROLE = 34
+_EPOCH, _EPOCH_BYTES = 37, 32
+_REASON, _REASON_BYTES = 42, 63
+_RUN = 51
 _WAIT = _RUN + Histogram.WORDS
 _FIXED_WORDS = _WAIT + Histogram.WORDS
 
@@ -267,6 +267,8 @@ class Slot:
     """Scripts sent anew because the server did not have them."""
     repeated = _Word(32)
     """Outcomes found in effect already by the repeat of their call."""
+    named = _Flag(33)
+    """The child itself has named the culprits, asked who has its loop."""
     role = _Text(_ROLE, ROLE_MAX_BYTES)
     epoch = _Text(_EPOCH, _EPOCH_BYTES)
     exit_reason = _Text(_REASON, _REASON_BYTES)
@@ -342,7 +344,7 @@ class Slot:
 
     @property
     def culprits(self) -> list[bytes]:
-        """The jobs that the supervisor ended the child for, by id."""
+        """The jobs that the supervisor ended the child for, by id; the child may name others."""
         count = min(self.culprit_count, self._limit)
         return [entry.job_id for entry in self._entries(self._culprits_at, range(count))]
 
@@ -359,7 +361,7 @@ class Slot:
         """Make the slot ready for a new child, STARTING; counters and histograms stay."""
         self.pid = self.birth = self.ready_ns = self.tick_ns = self.lease_until_ns = 0
         self.fetched_ns = 0
-        self.quiet = self.recycle = self.cannot_settle = self.killed = False
+        self.quiet = self.recycle = self.cannot_settle = self.killed = self.named = False
         self.rss_bytes = self.exit_code = self.exited_ns = self.culprit_count = 0
         self.epoch = self.exit_reason = ""
         for index in range(self._limit):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
+import re
 import signal
 import sys
 import time
@@ -48,10 +50,22 @@ def slow_sync(seconds: float) -> None:
 
 
 @app.task(max_retries=1)
-async def block(seconds: float) -> None:
-    """Hold up the whole loop."""
+async def block(seconds: float, how: str = "sleep", after_s: float = 0.0) -> None:
+    """Hold up the whole loop, at once or after a while."""
     note("start")
-    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+    await asyncio.sleep(after_s)
+    if how == "sleep":
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+    elif how == "re":  # catastrophic: years
+        re.match(r"(a+)+$", "a" * 64 + "b")
+    elif how == "task":
+
+        async def inner() -> None:
+            time.sleep(seconds)  # noqa: ASYNC251 - as above
+
+        await asyncio.create_task(inner())
+    elif how == "C":  # and keep the interpreter's lock
+        sum(itertools.repeat(1, 10**15))
     note("effect")
 
 

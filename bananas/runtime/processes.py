@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -24,7 +25,7 @@ from bananas.keys import Keys
 from bananas.log import configure
 from bananas.runtime.application import load
 from bananas.runtime.signals import Leave, drain_or_cut, start_or_drain
-from bananas.supervisor.process import EXIT_TARGET_RAISED
+from bananas.supervisor.process import ASK_SIGNAL, EXIT_TARGET_RAISED
 from bananas.transport import Transport
 from bananas.warden.warden import Warden
 from bananas.worker.places import Service
@@ -115,6 +116,8 @@ def worker_body(
                 worker = Worker(
                     broker, wake, app.registry, settings, child.slot, lifespan=app.process
                 )
+                signal.signal(ASK_SIGNAL, worker.witness.asked)
+                signal.siginterrupt(ASK_SIGNAL, False)
                 warden = None
                 if with_warden:
                     warden = Warden(

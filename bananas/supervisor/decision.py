@@ -39,6 +39,8 @@ class Limits:
     """What those who stop last get at least, when the others used up the group's deadline."""
     cut_s: float = 2.0
     """SIGQUIT to SIGKILL."""
+    ask_s: float = 0.2
+    """A job is past its hard deadline: time for its process to say who has the loop."""
     abort_s: float = 2.0
     """SIGABRT to SIGKILL: time for the trace."""
     boot_failures_max: int = 5

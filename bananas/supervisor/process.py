@@ -36,6 +36,9 @@ EXIT_TARGET_RAISED: Final = 70
 EXIT_ORPHAN: Final = 71
 """The supervisor was gone before the child could begin."""
 
+ASK_SIGNAL: Final = signal.SIGUSR2
+"""Asks a child which job has its loop; one that cannot tell need not."""
+
 _PR_SET_PDEATHSIG: Final = 1
 # What the supervisor has handlers for; a child starts with the kernel's own behaviour, except:
 _TO_DEFAULT: Final = (
@@ -45,7 +48,7 @@ _TO_DEFAULT: Final = (
 # these come from a terminal, or before the target has a handler, and must not end a child;
 # the last two would freeze one that reads or writes the terminal, of which it is background.
 _TO_IGNORE: Final = (
-    *(signal.SIGINT, signal.SIGHUP, signal.SIGUSR1),
+    *(signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, ASK_SIGNAL),
     *(signal.SIGTTIN, signal.SIGTTOU),
 )
 

@@ -47,7 +47,15 @@ from bananas.supervisor.decision import (
     due_s,
     judge_exit,
 )
-from bananas.supervisor.process import Child, Pipes, ProcessSpec, exit_words, fork_child, reap
+from bananas.supervisor.process import (
+    ASK_SIGNAL,
+    Child,
+    Pipes,
+    ProcessSpec,
+    exit_words,
+    fork_child,
+    reap,
+)
 from bananas.table import ROLE_MAX_BYTES, SlotState
 
 if TYPE_CHECKING:
@@ -111,6 +119,10 @@ class _Running:
     booted: bool = False
     told: str = ""
     """Why it was sent the last signal."""
+    asked_s: float | None = None
+    """When it was asked who has its loop, as long as a job is past its hard deadline."""
+    asked_tick_ns: int = 0
+    """Its loop's tick then."""
 
 
 @dataclass(slots=True)
@@ -315,6 +327,8 @@ class Supervisor:
 
     def _sleep(self, pipes: Pipes) -> None:
         self._waited_s = due_s(self._view(), self._limits)
+        if any(child.asked_s is not None for child in self._running.values()):
+            self._waited_s = min(self._waited_s, self._limits.ask_s)
         if not self._queue:
             select.select([pipes.wake[0]], [], [], self._waited_s)
         with suppress(BlockingIOError):
@@ -330,7 +344,9 @@ class Supervisor:
             child.pulse = child.pulse.seen(slot.tick_ns, now_s, self._limits.stale_tick_s)
             overdue: tuple[bytes, ...] = ()
             if child.pulse.may_judge(self._own, self._limits.resume_grace_s):
-                overdue = tuple(b.job_id for b in slot.begun() if 0 < b.hard_deadline_ns <= mono_ns)
+                overdue = tuple(slot.overdue(mono_ns))
+                if not self._has_been_asked(child, slot, overdue):
+                    overdue = ()
             child.view = replace(
                 child.view,
                 state=slot.state,
@@ -341,6 +357,16 @@ class Supervisor:
             if child.view.ready and not child.booted:
                 self._booted(child, slot)
         return self._view()
+
+    def _has_been_asked(self, child: _Running, slot: Slot, overdue: Sequence[bytes]) -> bool:
+        """Ask a child with overdue jobs who has its loop; True once it had the time to answer."""
+        if not overdue:
+            child.asked_s = None
+        elif child.asked_s is None:
+            child.asked_s, child.asked_tick_ns = self._own.now_s, slot.tick_ns
+            slot.named = False
+            self._kill(child, ASK_SIGNAL)
+        return child.asked_s is not None and self._own.now_s - child.asked_s >= self._limits.ask_s
 
     def _booted(self, child: _Running, slot: Slot) -> None:
         child.booted = True
@@ -448,8 +474,9 @@ class Supervisor:
 
     def _send(self, action: Signal) -> None:
         child = self._running[action.slot]
+        culprits: Sequence[bytes] = action.culprits
         if action.sent is Sent.ABRT:
-            self._slot(child).culprits = [*action.culprits]
+            culprits = self._blame(child, culprits)
         if action.sent >= Sent.ABRT:
             self._table.kills += child.view.sent < Sent.ABRT
             self._forced = self._forced or self._phase is not Phase.RUNNING
@@ -457,12 +484,18 @@ class Supervisor:
         child.told = action.why
         self._kill(child, action.number)
         level = logging.ERROR if action.sent >= Sent.ABRT else logging.INFO
-        culprits = {}
-        if action.culprits:
-            culprits = {"culprits": [c.decode(errors="replace") for c in action.culprits]}
-        self._tell_of(
-            child, "child-signalled", level, signal=action.number.name, why=action.why, **culprits
-        )
+        fields: dict[str, object] = {"signal": action.number.name, "why": action.why}
+        if culprits:
+            fields["culprits"] = [c.decode(errors="replace") for c in culprits]
+        self._tell_of(child, "child-signalled", level, **fields)
+
+    def _blame(self, child: _Running, overdue: Sequence[bytes]) -> Sequence[bytes]:
+        """Settle who is to blame: whom a loop names that stands still, else who is overdue."""
+        slot = self._slot(child)
+        slot.named = slot.named and slot.tick_ns == child.asked_tick_ns
+        if not slot.named:
+            slot.culprits = [*overdue]
+        return slot.culprits
 
     def _report(self, child: _Running, what: str, *, over: bool) -> None:
         reported = child.view.reported

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bananas.warden")
 
 REASON: Final = "timed out: past its hard limit, its process was ended"
+BLOCKED: Final = "timed out: it blocked its loop past a hard limit, its process was ended"
 
 
 class Culprits:
@@ -47,7 +48,7 @@ class Culprits:
             int(settings.retention_completed_s), int(settings.retention_failed_s)
         )
 
-    async def settle(self, epoch: str, culprits: Sequence[bytes]) -> int:
+    async def settle(self, epoch: str, culprits: Sequence[bytes], reason: str = REASON) -> int:
         """Charge a dead process's culprits with a failed run; returns how many were its own.
 
         Raises:
@@ -58,7 +59,7 @@ class Culprits:
             settlement = Settlement(request)
             for job_id in ids:
                 try:
-                    await self._judge(settlement, job_id)
+                    await self._judge(settlement, job_id, reason)
                 except BrokerError:
                     raise
                 except Exception:  # given back with the rest: the neighbours must not wait for it
@@ -68,7 +69,7 @@ class Culprits:
                 charged += len(settlement) - len(stale)
         return charged
 
-    async def _judge(self, settlement: Settlement, job_id: bytes) -> None:
+    async def _judge(self, settlement: Settlement, job_id: bytes, reason: str) -> None:
         key = self._broker.keys.job_prefix.encode() + job_id
         record = await self._broker.transport.command("GET", key, repeat=True)
         if record is None:
@@ -80,16 +81,16 @@ class Culprits:
         now_us = self._clock.real_us()
         where = job.place or belongs(job, self._broker.specials)
         runs = min(job.attempts + 1, MAX_COUNT)  # a foreign record may say anything
-        job = job.with_(attempts=runs, error=REASON, updated_at=format_time(now_us))
+        job = job.with_(attempts=runs, error=reason, updated_at=format_time(now_us))
         if job.place is None:
             settlement.foreign.append(job_id)
         delay_s = None
         if job.attempts < job.max_retries:
-            delay_s = self._policy.delay_s(job.attempts, TimeoutError(REASON), random.random())
-        log.warning("job %s of task %s: %s", job.id, job.name, REASON)
+            delay_s = self._policy.delay_s(job.attempts, TimeoutError(reason), random.random())
+        log.warning("job %s of task %s: %s", job.id, job.name, reason)
         if delay_s is None:
             settlement.failed.append((job_id, job.with_(status="failed").encode(where)))
-            fields = ["status", "failed", "result", "null", "error", REASON]
+            fields = ["status", "failed", "result", "null", "error", reason]
             fields += ["completed_at", job.updated_at, "duration_ms", "0"]
             ttl_s = max(1, int(self._settings.result_backend_ttl_failure_s))
             settlement.results.append((job_id, ttl_s, b"failed", fields))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from bananas.errors import BrokerDeniedError, BrokerFullError, BrokerUnavailableError
 from bananas.placement import find_places
 from bananas.table import SlotState
+from bananas.warden.culprits import BLOCKED, REASON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,16 +84,17 @@ class Reclaimer:
         """Settle whoever is known to be to blame; return who else may be.
 
         In a loop that stood still, whoever blocked it made the others late: with several begun,
-        which one it was shows when they run again.
+        which one it was shows when they run again, unless the process could still tell.
         """
         begun = [entry.job_id for entry in slot.begun()]
         if slot.killed and not slot.culprits:
             return []  # for reasons of ours: a drain that took too long
         stood_still = slot.tick_ns > 0 and slot.exited_ns - slot.tick_ns > _STOOD_STILL_NS
-        if not slot.culprits or (stood_still and len(begun) > 1):
+        if not slot.culprits or (stood_still and len(begun) > 1 and not slot.named):
             return begun
         try:
-            await self._culprits.settle(epoch, slot.culprits)
+            reason = BLOCKED if slot.named else REASON
+            await self._culprits.settle(epoch, slot.culprits, reason)
         except Exception as error:
             if _is_outage(error):
                 raise

@@ -179,6 +179,13 @@ class LoopLane:
                 runs += unit.attempts
         return runs
 
+    def unit_of(self, task: asyncio.Task[Any] | None) -> Unit | None:
+        """Return what the runner of this task is working on; None when it is no runner's."""
+        for runner, unit in zip(self.tasks, self._current, strict=False):
+            if runner is task:
+                return unit
+        return None
+
     async def stop(self) -> None:
         """End the runners; one whose handler refuses to be cancelled is left behind."""
         self._stopping = True

@@ -36,6 +36,7 @@ from bananas.worker.room import Room
 from bananas.worker.settler import Settler
 from bananas.worker.sorter import Sorter
 from bananas.worker.thread_lane import ThreadLane
+from bananas.worker.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -121,6 +122,7 @@ class Worker:
         self._thread_lane = ThreadLane(
             threads, runners, self._outcomes, board, self._gate, hard_grace_s=grace_s
         )
+        self.witness = Witness(slot, self._loop_lane)
         self._gate.guard(self._loop_lane, self._thread_lane)
         self._gate.is_settled = self._settler.is_settled
         self._gate.on_hold = self._on_hold

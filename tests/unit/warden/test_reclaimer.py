@@ -10,6 +10,7 @@ from bananas.broker import GiveBack, Lapsed
 from bananas.errors import BrokerError, BrokerUnavailableError
 from bananas.table import SlotState, Table
 from bananas.warden.beat import FENCED_NS, Beat
+from bananas.warden.culprits import BLOCKED
 from bananas.warden.reclaimer import Reclaimer
 
 if TYPE_CHECKING:
@@ -89,13 +90,15 @@ class Culprits:
     def __init__(self) -> None:
         """Start empty."""
         self.settled: list[bytes] = []
+        self.reasons: list[str] = []
         self.error: Exception | None = None
 
-    async def settle(self, _epoch: str, culprits: Sequence[bytes]) -> int:
+    async def settle(self, _epoch: str, culprits: Sequence[bytes], reason: str) -> int:
         """Note them, or fail as the test says."""
         if self.error is not None:
             raise self.error
         self.settled += culprits
+        self.reasons.append(reason)
         return len(culprits)
 
 
@@ -204,6 +207,17 @@ async def test_in_a_loop_that_stood_still_the_late_ones_are_not_the_culprits() -
     die(table, begun=[b"a"], culprits=[b"a"], ticked_s=5)
     await reclaimer.reclaim_dead()
     assert culprits.settled == [b"a"]
+
+
+async def test_whom_a_loop_names_that_stood_still_pays_alone() -> None:
+    """It said itself who had it: the late ones are not to blame, nor suspected."""
+    reclaimer, broker, _, table, culprits = make()
+    die(table, begun=[b"a", b"b"], culprits=[b"b"], ticked_s=5)
+    table.slot(0).named = True
+    await reclaimer.reclaim_dead()
+    assert culprits.settled == [b"b"]
+    assert culprits.reasons == [BLOCKED]
+    assert broker.reclaimed[-1] == ("dead", True, [])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), BrokerError("reclaim", "WRONGTYPE")])
