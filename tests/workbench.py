@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from bananas.broker import Audit
     from bananas.job import Job
+    from bananas.scripts import Scripts
     from bananas.table import Slot
 
 PATIENCE_S = 15.0
@@ -53,7 +54,9 @@ async def until(
 class Running:
     """One worker at work and what it was made of."""
 
-    def __init__(self, bench: Bench, app: Bananas, url: str, settings: Settings) -> None:
+    def __init__(
+        self, bench: Bench, app: Bananas, url: str, settings: Settings, scripts: Scripts | None
+    ) -> None:
         """Compose; `start` starts."""
         self.settings = settings
         self.slot: Slot = bench.free_slot()
@@ -61,7 +64,7 @@ class Running:
         self.slot.pid = os.getpid()
         self.transport = Transport(url, client_name="test-worker")
         self.wake_transport = Transport(url, client_name="test-wake")
-        self.broker = Broker(self.transport, bench.keys)
+        self.broker = Broker(self.transport, bench.keys, scripts)
         self.worker = Worker(self.broker, self.wake_transport, app.registry, settings, self.slot)
         self._stopped = False
 
@@ -131,15 +134,24 @@ class Bench:
         app: Bananas | None = None,
         *,
         url: str | None = None,
+        scripts: Scripts | None = None,
         **changes: Any,  # noqa: ANN401
     ) -> Running:
         """Start a worker; `changes` are settings of its own."""
         settings = dataclasses.replace(self.settings, **changes)
-        running = Running(self, app or self.app, url or str(settings.redis_url), settings)
+        where = url or str(settings.redis_url)
+        running = Running(self, app or self.app, where, settings, scripts)
         self.workers.append(running)
         return await running.start()
 
-    def warden(self, *, url: str | None = None, scheduler: bool = True, **changes: Any) -> Warden:  # noqa: ANN401
+    def warden(
+        self,
+        *,
+        url: str | None = None,
+        scheduler: bool = True,
+        scripts: Scripts | None = None,
+        **changes: Any,  # noqa: ANN401
+    ) -> Warden:
         """Start a warden for the bench's table; it is stopped with the bench."""
         settings = dataclasses.replace(self.settings, **changes)
         transport = Transport(url or str(settings.redis_url), client_name="test-warden")
@@ -147,7 +159,7 @@ class Bench:
         slot = self.free_slot()
         slot.claim("warden", now_ns=time.monotonic_ns())
         warden = Warden(
-            Broker(transport, self.keys),
+            Broker(transport, self.keys, scripts),
             settings,
             self.table,
             slot,
