@@ -1,7 +1,8 @@
 """The node that a slot is moving to: takes the calls that its old node sends there (ASK).
 
 It answers them while the slot is not yet its own, each behind an ASKING of its own. What it
-cannot do now goes back to where it came from, to be asked there again later.
+cannot do now goes back to where it came from, to be asked there again later. Calls come here that
+are about one key: any other that the node has not got yet it would show as if there were none.
 """
 
 from __future__ import annotations

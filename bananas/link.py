@@ -61,6 +61,11 @@ class Script(Protocol):
         """SHA-1 of `source`, 40 hex digits."""
         ...
 
+    @property
+    def lone(self) -> bool:
+        """Whether it touches no key but its only one."""
+        ...
+
 
 # One call: future, bytes to send, script (None = a command), operation for errors, monotonic
 # time its retry window ends, seconds its answer may take, whether it may be sent again.

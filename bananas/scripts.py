@@ -20,13 +20,24 @@ if TYPE_CHECKING:
 _INCLUDE: Final = re.compile(r"^-- include: (lib/[a-z_]+\.lua)\n", re.MULTILINE)
 
 
+#: Scripts of one key that touch no other.
+_LONE: Final = frozenset({"beat", "lapsed"})
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One transition as the server runs it."""
+    """One transition as the server runs it.
+
+    Attributes:
+        lone: It touches one key, the declared one. A cluster node that a slot is moving to
+            may run it; to any other script that node shows keys which it has not got yet as
+            if there were none, and a lease that looks empty is a lost job.
+    """
 
     name: str
     source: bytes
     sha: str
+    lone: bool = False
 
 
 def _assemble(path: str, folder: Traversable, instead: Mapping[str, str], taken: set[str]) -> str:
@@ -54,7 +65,8 @@ def load(name: str, instead: Mapping[str, str] | None = None) -> Script:
     """
     folder = files("bananas") / "lua"
     source = _assemble(f"{name}.lua", folder, instead or {}, set()).encode()
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    return Script(name, source, sha, name in _LONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,8 @@ class Transport:
                 if link.answered:
                     link.answered, self._setbacks = False, 0
                 self._hold(call, text)
+            case Verdict.ASK if clustered and script is not None and not script.lone:
+                self._hold(call, text)  # until all its keys are on one node
             case Verdict.ASK if clustered:
                 self.counters.redirects += 1
                 self._detour.take(call, redirection(text, self._server))

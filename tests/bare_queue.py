@@ -11,6 +11,7 @@ Everything a script left is seen by `snapshot`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -50,8 +51,9 @@ def _scripts() -> Scripts:
 
 
 def _guarded(script: Script) -> Script:
-    source = guarded(script.source, CLOCK_KEY)
-    return Script(script.name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+    source = guarded(script.source, CLOCK_KEY, lone=script.lone)
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    return dataclasses.replace(script, source=source, sha=sha)
 
 
 def record(job_id: str, place: str | None = NORMAL, *, size: int = 0, **fields: object) -> bytes:

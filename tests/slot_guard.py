@@ -4,7 +4,7 @@ Such a node refuses, in mid-script, every access to a key that it does not hold 
 what the script did before stays done.  So a script may only touch, after its first write, keys
 that it was given or had read before, and none that it has itself emptied, as an emptied
 key is gone.  `GUARD` stands before a script and makes any other access an error, on any
-server.
+server.  A lone script has one key and touches no other at all.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ local redis = (function(raw)
   for word in string.gmatch([[EXISTS GET GETRANGE HGET HGETALL HKEYS HLEN HMGET LINDEX LLEN
       LRANGE MGET PTTL SCARD SISMEMBER SMEMBERS SMISMEMBER SRANDMEMBER TYPE ZCARD ZMSCORE
       ZRANGE ZRANGEBYSCORE ZSCORE]], '%a+') do reads[word] = true end
-  local known, there = {}, nil
+  local known, there, lone = {}, nil, %(lone)s
   for _, key in ipairs(KEYS) do known[key] = true end
 
   local function problem(name, key)
-    if not there then
+    if lone and key ~= KEYS[1] then
+      return name .. ' of ' .. key .. ', which is not its one key'
+    elseif not there then
       known[key] = true
     elseif there[key] == nil then
       return name .. ' of ' .. key .. ', which was not read before the first write'
@@ -52,6 +54,7 @@ end)(redis)
 """
 
 
-def guarded(source: bytes, clock_key: str = "") -> bytes:
+def guarded(source: bytes, clock_key: str = "", *, lone: bool = False) -> bytes:
     """Return the script behind the guard; reading `clock_key` is nobody's business."""
-    return GUARD.replace("%(clock)s", clock_key).encode() + source
+    guard = GUARD.replace("%(clock)s", clock_key).replace("%(lone)s", str(lone).lower())
+    return guard.encode() + source

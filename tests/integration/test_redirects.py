@@ -24,13 +24,13 @@ TAG = "{t}"
 SLOT = slot_of(TAG)
 
 
-def lua(name: str, text: str) -> Script:
+def lua(name: str, text: str, *, lone: bool = False) -> Script:
     """Return a script of a test's own."""
     source = text.encode()
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest(), lone)
 
 
-ADD = lua("add", "return redis.call('SADD', KEYS[1], ARGV[1])")
+ADD = lua("add", "return redis.call('SADD', KEYS[1], ARGV[1])", lone=True)
 BOTH = lua("both", "return {redis.call('LLEN', KEYS[1]), redis.call('RPUSH', KEYS[2], 'x')}")
 COMPUTED = lua(
     "computed",
@@ -155,6 +155,28 @@ async def test_split_keys_wait_for_the_end_of_the_move(cluster: Cluster, script:
         assert await transport.command("LLEN", second) == 2
         if script is COMPUTED:
             assert await transport.command("SCARD", first) == 2
+
+
+async def test_a_script_of_many_keys_takes_no_detour(cluster: Cluster) -> None:
+    """The new node would run it, and show it a key that is still at the old one as empty."""
+    source, target = ends(cluster)
+    computed = lua("computed", "return redis.call('LLEN', ARGV[1] .. '2')")
+    async with opened(cluster) as transport:
+        first, second = f"{TAG}1", f"{TAG}2"
+        await transport.command("RPUSH", first, "m")
+        await transport.command("RPUSH", second, "m")
+        cluster.open(SLOT, source, target)
+        cluster.move_keys(source, target, first)
+        with target.client() as client, client.pipeline(transaction=False) as pipe:
+            pipe.execute_command("ASKING")
+            pipe.eval(computed.source.decode(), 1, first, TAG)
+            assert pipe.execute()[1] == 0, "the danger that this is about"
+        call = asyncio.ensure_future(transport.call(computed, [first], [TAG]))
+        while "ASK" not in transport._problem:  # noqa: ASYNC110 - the transport tells nobody
+            await asyncio.sleep(0.002)
+        assert not call.done()
+        cluster.close(SLOT, source, target)
+        assert await call == 1
 
 
 async def test_a_slot_without_a_holder_is_waited_for(cluster: Cluster) -> None:

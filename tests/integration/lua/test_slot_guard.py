@@ -53,6 +53,13 @@ def test_what_would_half_apply_is_found(redis: Redis, prefix: str, case: str) ->
         redis.eval(guarded(body.encode()), 1, f"{prefix}:set", f"{prefix}:")
 
 
+def test_a_lone_script_touches_its_one_key(redis: Redis, prefix: str) -> None:
+    """Not even to read another."""
+    source = guarded(b"return redis.call('GET', ARGV[1] .. 'x')", lone=True)
+    with pytest.raises(ResponseError, match=r"GET of .*:x, which is not its one key"):
+        redis.eval(source, 1, f"{prefix}:set", f"{prefix}:")
+
+
 @pytest.mark.parametrize("case", RIGHT)
 def test_what_is_safe_passes(redis: Redis, prefix: str, case: str) -> None:
     """No false alarm: the guard changes nothing of what a script does."""
