@@ -255,7 +255,7 @@ class Client:
         """
         asked = self.drafter.defaulting(durability).durability
         if asked != MEMORY:
-            await (await self.session()).producer.confirmer(asked).check()
+            await (await self.session()).producer.confirmer(asked).check(afresh=True)
 
     async def stream(
         self,

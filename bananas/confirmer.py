@@ -11,6 +11,7 @@ must not confirm what it never saw.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from bananas.broker import Broker
     from bananas.link import Argument
+
+log = logging.getLogger("bananas.confirmer")
 
 MAX_REQUESTS: Final = 1000
 """Most requests that share one wait; the others have the next."""
@@ -76,6 +79,7 @@ class Confirmer:
         self._opening = asyncio.Lock()
         self._link: Link | None = None
         self._able = False  # whether the server behind the link can do it
+        self._refused = False  # so that one line of log says that it cannot
         self._every_wait_checked = False  # whether its WAITAOF holds only with `always`
         self._server = "the server"
         self._problem = "not asked yet"
@@ -85,14 +89,19 @@ class Confirmer:
 
     # --- what callers ask -----------------------------------------------------------------------
 
-    async def check(self) -> None:
+    async def check(self, *, afresh: bool = False) -> None:
         """Return if the server can give this durability; free while the connection stands.
+
+        Args:
+            afresh: Look again, unless somebody waits and so finds out anyway.
 
         Raises:
             DurabilityError: It cannot.
             BrokerUnavailableError: It does not answer.
             BrokerDeniedError: It refused us.
         """
+        if afresh and self._runner is None:
+            self._able = False
         if self._able:
             return
         ends_at = self._loop.time() + RETRY_WINDOW_S
@@ -202,6 +211,7 @@ class Confirmer:
         if not safe:
             # The next caller must find out afresh whether it can be done at all.
             self._drop(why)
+            log.warning("durability %s not confirmed by %s: %s", self.durability, self._server, why)
             for waiter in waiters:
                 _answer(waiter, self._unconfirmed(f"{why} within {wait_ms / 1000:.2g} s"))
             return
@@ -237,14 +247,17 @@ class Confirmer:
                         await connect(link, address, "bananas-confirmer")
                         self._link = link
                     await self._look(link)
-            except DurabilityError:
+            except DurabilityError as error:
+                if not self._refused:
+                    log.warning("%s", error)
+                self._refused = True
                 raise  # the connection stays: this very look may go better later
             except BaseException as error:
                 self._problem = str(error) or f"no answer within {REPLY_TIMEOUT_S:g} s"
                 if link is not None:
                     link.drop(self._problem)
                 raise
-            self._able = True
+            self._able, self._refused = True, False
 
     async def _look(self, link: Link) -> None:
         """Find out what the server can do; the link has written nothing yet.

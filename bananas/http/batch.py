@@ -26,8 +26,14 @@ from bananas.http.idempotency import derived_id, read_key
 from bananas.http.operations import FLAG, Operation, parameter, ref, refusals
 from bananas.http.problems import Problem, from_error
 from bananas.http.protocol import STREAM_KEY
-from bananas.http.submit import IDEMPOTENCY_KEY, enqueues
+from bananas.http.submit import (
+    DURABILITY_PARAMETER,
+    IDEMPOTENCY_KEY,
+    enqueues,
+    read_durability,
+)
 from bananas.http.verdicts import MAX_REJECTIONS, Summary, VerdictLines
+from bananas.producer import MAX_UNCONFIRMED, MEMORY
 from bananas.speedups import split_lines
 from bananas.submission import Verdict
 from bananas.tokens import ALL
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from bananas.http.exchange import Answer, Headers
     from bananas.http.operations import Context
     from bananas.http.verdicts import Outlet
+    from bananas.settings import Durability
     from bananas.tokens import Grant
 
 CHUNK_LINES: Final = 500
@@ -62,12 +69,13 @@ async def submit_batch(
     """
     query = Query(scope["query_string"])
     summary = query.flag("summary")
+    durability = read_durability(query)
     query.done()
     check_media_type(headers, *MEDIA_TYPES)
     key = read_key(headers)
     scope[STREAM_KEY] = True
     outlet: Outlet = Summary(send) if summary else VerdictLines(send)
-    batch = Batch(context, outlet, key, scope[GRANT_KEY])
+    batch = Batch(context, outlet, key, scope[GRANT_KEY], durability)
     try:
         await batch.run(receive)
     finally:
@@ -98,7 +106,12 @@ class Batch:
     """One body under way; belongs to one request."""
 
     def __init__(
-        self, context: Context, outlet: Outlet, key: bytes | None, grant: Grant = ALL
+        self,
+        context: Context,
+        outlet: Outlet,
+        key: bytes | None,
+        grant: Grant = ALL,
+        durability: Durability | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -107,11 +120,15 @@ class Batch:
             outlet: Takes the verdicts.
             key: The batch's idempotency key: gives lines without an id one by their number.
             grant: For which queues the caller may enqueue; other lines are rejected.
+            durability: Of lines that do not say; None = the setting.
         """
         self._context = context
         self._outlet = outlet
         self._key = key
         self._limited = None if grant.admin else grant
+        self._durability = durability
+        in_memory = (durability or context.settings.durability) == MEMORY
+        self._window = MAX_IN_FLIGHT if in_memory else MAX_UNCONFIRMED
         self._max_line_bytes = context.max_body_bytes
         self._line = 0  # the last one seen
         self._rest = b""  # the beginning of a line
@@ -144,7 +161,11 @@ class Batch:
             if problem.kind == "internal":
                 raise error
             problem = Problem(
-                problem.kind, problem.detail, headers=problem.headers, undecided_from=line
+                problem.kind,
+                problem.detail,
+                headers=problem.headers,
+                **problem.members,
+                undecided_from=line,
             )
         if problem is not None:
             await self._outlet.fail(problem)
@@ -278,7 +299,7 @@ class Batch:
 
     async def _send_off_when_room(self) -> None:
         """Send the chunk off, after waiting until few enough are under way."""
-        while len(self._under_way) >= MAX_IN_FLIGHT and self._failure is None:
+        while len(self._under_way) >= self._window and self._failure is None:
             self._room.clear()
             await self._room.wait()
         self._send_off()
@@ -288,7 +309,9 @@ class Batch:
         if not len(self._chunk) or self._failure is not None:
             return
         chunk, self._chunk = self._chunk, _Chunk()
-        task = asyncio.create_task(self._context.client.submit_chunk(chunk.items))
+        task = asyncio.create_task(
+            self._context.client.submit_chunk(chunk.items, durability=self._durability)
+        )
         self._under_way.append((chunk, task))
         self._arrived.set()
 
@@ -409,6 +432,7 @@ OPERATION: Final = Operation(
         ),
         "parameters": [
             IDEMPOTENCY_KEY,
+            DURABILITY_PARAMETER,
             parameter("summary", "Counts instead of a verdict a line.", dict(FLAG)),
         ],
         "requestBody": {
@@ -429,6 +453,8 @@ OPERATION: Final = Operation(
                 "request-timeout",
                 "unsupported-media-type",
                 "broker-full",
+                "durability-unavailable",
+                "durability-unconfirmed",
                 "stopping",
             ),
         },

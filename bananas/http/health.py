@@ -81,6 +81,7 @@ class Readiness:
     async def _script(self) -> None:
         began = self._now()
         await self._context.client.get_jobs([_PROBE_ID])
+        await self._context.client.check_durability()
         self._succeeded_at = self._now()
         self._took_s = self._succeeded_at - began
 

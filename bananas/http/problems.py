@@ -152,8 +152,8 @@ def _unavailable(_: BaseException) -> Problem:
 def _incapable(error: DurabilityError) -> Problem:
     return _busy(
         "durability-unavailable",
-        f'nothing was accepted: durability "{error.durability}" cannot be had here '
-        "(bananas doctor tells the operator why)",
+        f'nothing was accepted: durability "{error.durability}" is not to be had here'
+        + (f"; the operator may {error.hint}" if error.hint else ""),
     )
 
 

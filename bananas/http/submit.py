@@ -15,10 +15,11 @@ from bananas.http.gate import GRANT_KEY, insufficient
 from bananas.http.idempotency import KEY_PATTERN, derived_id, read_key
 from bananas.http.jobs import result_members, wait_end
 from bananas.http.operations import WAIT_S, Operation, answer, parameter, ref, refusals
-from bananas.http.problems import Problem, at_field
+from bananas.http.problems import Problem, at_field, at_parameter
 from bananas.http.records import record_json
 from bananas.keys import DEFAULT_ROUTING_KEY
 from bananas.submission import (
+    DURABILITIES,
     MAX_DELAY_S,
     MAX_DESCRIPTION_CHARS,
     MAX_RETRIES_CEILING,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from bananas.http.operations import Context, Document
     from bananas.job import Job
     from bananas.producer import Draft
-    from bananas.settings import Settings
+    from bananas.settings import Durability, Settings
+    from bananas.submission import Drafter
     from bananas.tokens import Grant
 
 _TRIES: Final = 3  # a job may expire between the two halves of a repeat; hardly twice
@@ -48,7 +50,7 @@ async def submit_job(
         BananasError: The job is, or Redis cannot.
         ClientGoneError: The connection ended before the body did.
     """
-    wait_s = _wait_s(scope["query_string"]) if scope["query_string"] else 0.0
+    wait_s, durability = _asked(scope["query_string"]) if scope["query_string"] else (0.0, None)
     if headers.get(b"content-type") != JSON:
         check_media_type(headers, JSON)
     key = read_key(headers)
@@ -58,12 +60,13 @@ async def submit_job(
         raise insufficient("enqueue", "the token does not allow this routing key")
     if wait_s and members.get("result") is None:
         members["result"] = True
+    drafter = context.client.drafter.defaulting(durability)
     if key is None:
-        draft = context.client.drafter.draft(members)
+        draft = drafter.draft(members)
         job_id = await context.client.submit_draft(draft)
         status, record = 201, await context.records.read(job_id, len(draft.payload))
     else:
-        job_id, status, record = await _submit_once(context, members, key)
+        job_id, status, record = await _submit_once(context, drafter, members, key)
     if wait_s:
         record = await _with_outcome(context, receive, job_id, record, wait_s)
     await answer_with.reply_json(status, record, b"/jobs/" + job_id.encode())
@@ -76,11 +79,25 @@ def enqueues(grant: Grant, routing_key: object) -> bool:
     return not isinstance(routing_key, str) or grant.may_enqueue(routing_key)
 
 
-def _wait_s(query_string: bytes) -> float:
+def _asked(query_string: bytes) -> tuple[float, Durability | None]:
+    """Return what the query asks for: how long to wait, and which durability."""
     query = Query(query_string)
     wait_s = query.seconds("wait_s")
+    durability = read_durability(query)
     query.done()
-    return wait_s
+    return wait_s, durability
+
+
+def read_durability(query: Query) -> Durability | None:
+    """Return the durability of jobs that do not say, None = the setting.
+
+    Raises:
+        Problem: 400.
+    """
+    asked = query.text("durability")
+    if asked is not None and asked not in DURABILITIES:
+        raise at_parameter("durability", f"must be one of {', '.join(DURABILITIES)}")
+    return cast("Durability | None", asked)
 
 
 def _members(body: bytes) -> dict[str, Any]:
@@ -94,13 +111,13 @@ def _members(body: bytes) -> dict[str, Any]:
 
 
 async def _submit_once(
-    context: Context, members: dict[str, Any], key: bytes
+    context: Context, drafter: Drafter, members: dict[str, Any], key: bytes
 ) -> tuple[str, int, bytes]:
     """Enqueue the job that a key stands for, or find it; returns (id, status, record)."""
     if members.get("id") is not None:
         raise at_field("id", "must not be given together with an Idempotency-Key")
     job_id = derived_id(key)
-    draft = context.client.drafter.draft({**members, "id": job_id})
+    draft = drafter.draft({**members, "id": job_id})
     for _ in range(_TRIES):
         try:
             await context.client.submit_draft(draft)
@@ -208,6 +225,13 @@ def schemas(settings: Settings) -> dict[str, Document]:
             "format": "date-time",
             "description": "Not begun by then, it is dropped.",
         },
+        "durability": {
+            "enum": [*DURABILITIES, None],
+            "description": (
+                "What the job must be in before it counts as accepted: Redis's memory, its disk, "
+                "or a replica too; by default what the query says."
+            ),
+        },
     }
     return {
         "Submission": {
@@ -230,6 +254,12 @@ def schemas(settings: Settings) -> dict[str, Document]:
     }
 
 
+DURABILITY_PARAMETER: Final = parameter(
+    "durability",
+    "Of jobs that do not say: what they must be in before they count as accepted.",
+    {"type": "string", "enum": list(DURABILITIES)},
+)
+
 _EXAMPLE: Final = {"name": "send_email", "payload": {"to": "a@example.com", "subject": "hi"}}
 
 OPERATION: Final = Operation(
@@ -247,6 +277,7 @@ OPERATION: Final = Operation(
         "parameters": [
             IDEMPOTENCY_KEY,
             parameter("wait_s", "Longest wait for the job's end, seconds.", dict(WAIT_S)),
+            DURABILITY_PARAMETER,
         ],
         "requestBody": {
             "required": True,
@@ -268,6 +299,8 @@ OPERATION: Final = Operation(
                 "invalid-field",
                 "idempotency-key-reused",
                 "broker-full",
+                "durability-unavailable",
+                "durability-unconfirmed",
             ),
         },
     },

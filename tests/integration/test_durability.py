@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +24,7 @@ from bananas.settings import Settings
 from bananas.sync_client import SyncClient
 from bananas.transport import Transport
 from faults.power import PowerSupply
+from replicas import Pair
 from servers import Server
 
 if TYPE_CHECKING:
@@ -87,30 +87,6 @@ def syncing(kind: Kind, make_server: MakeServer) -> Server:
 def power(tmp_path: Path, make_server: MakeServer) -> PowerSupply:
     """Return what starts servers whose power can be cut."""
     return PowerSupply(tmp_path, make_server)
-
-
-class Pair:
-    """A primary and its replica."""
-
-    def __init__(self, kind: Kind, make_server: MakeServer) -> None:
-        """Start both."""
-        self.primary: Server = make_server(kind, tcp=True)
-        with self.primary.client() as redis:
-            redis.config_set("repl-diskless-sync-delay", 0)
-        following = ("--replicaof", f"127.0.0.1 {self.primary.port}")
-        self.replica: Server = make_server(kind, arguments=following)
-        self.until_following()
-
-    def until_following(self) -> None:
-        """Return once the replica has what the primary has."""
-        deadline = time.monotonic() + 30
-        with self.primary.client() as redis:
-            while dict(redis.info("replication")).get("slave0", {}).get("state") != "online":
-                assert time.monotonic() < deadline
-                time.sleep(0.02)  # the server tells nobody
-            redis.set("following", "1")
-            assert redis.wait(1, 30_000) == 1
-            redis.delete("following")
 
 
 @pytest.fixture

@@ -42,7 +42,12 @@ class Jobs:
         self.open.set()
         self.error: Exception | None = None
 
-    async def submit_chunk(self, items: list[Any]) -> list[Verdict]:
+    async def submit_chunk(
+        self,
+        items: list[Any],
+        *,
+        durability: str | None = None,  # noqa: ARG002 - the real client's
+    ) -> list[Verdict]:
         """Judge a chunk."""
         self.chunks.append(items)
         self.under_way += 1

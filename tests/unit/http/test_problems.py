@@ -21,6 +21,8 @@ CASES: list[tuple[BaseException, str]] = [
     (errors.BrokerFullError("enqueue", "OOM"), "broker-full"),
     (errors.BrokerUnavailableError("enqueue", "secret host"), "broker-unavailable"),
     (errors.BrokerDeniedError("enqueue", "WRONGPASS secret"), "broker-unavailable"),
+    (errors.DurabilityError("fsync", "secret", "secret"), "durability-unavailable"),
+    (errors.DurabilityUnconfirmedError("fsync", "secret", ("j",)), "durability-unconfirmed"),
     (errors.BrokerError("enqueue", "secret"), "internal"),
     (errors.ScriptError("enqueue", "secret"), "internal"),
     (errors.BananasError("secret"), "internal"),
