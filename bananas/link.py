@@ -7,8 +7,11 @@ link ends itself for good, handing back what it still owes; it never reconnects.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import weakref
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
@@ -153,6 +156,12 @@ class Link(asyncio.Protocol):
         else:
             wire.write(b"".join([call[1] for call in calls]))
 
+    def sever(self, null: int) -> None:
+        """Let our descriptor mean nothing, in a process that only has a copy of it."""
+        with suppress(Exception):
+            if self._wire is not None and not self._wire.is_closing():
+                os.dup2(null, self._wire.get_extra_info("socket").fileno(), inheritable=False)
+
     def drop(self, reason: str, *, refused: bool = False) -> None:
         """End the connection at once; what it owes goes back to the owner."""
         if self.lost.done():
@@ -198,6 +207,7 @@ class Link(asyncio.Protocol):
         # uvloop's transports are no subclasses of asyncio's.
         self._wire = cast("asyncio.Transport", transport)
         self._wire.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        _links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the other side's end for the end."""
@@ -211,6 +221,23 @@ class Link(asyncio.Protocol):
         """Have what has gathered written."""
         self.paused = False
         self._owner.on_writable()
+
+
+_links: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
+
+
+def _sever_copies() -> None:
+    """Part a forked child from its parent's connections: two writers would mix their calls."""
+    links = [*_links]
+    if links:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for link in links:
+            link.sever(null)
+        os.close(null)
+        _links.clear()
+
+
+os.register_at_fork(after_in_child=_sever_copies)
 
 
 async def connect(link: Link, address: Address, client_name: str) -> None:

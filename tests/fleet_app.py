@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import itertools
+import multiprocessing
 import os
 import re
 import signal
@@ -112,6 +113,40 @@ async def deadly(how: str) -> None:
     elif how == "fork" and os.fork() == 0:
         return  # the child goes on in our code: it must not run our loop
     await asyncio.sleep(30)
+
+
+@app.task
+async def forks(how: str) -> None:
+    """Fork, and let the copy come back to us."""
+    note("start")
+    if os.fork() == 0:
+        if how == "await":
+            await asyncio.sleep(0.01)
+            note("effect")  # never: the copy has no loop
+        return
+    await asyncio.sleep(0.1)
+    note("effect")
+
+
+@app.task
+def forks_sync() -> None:
+    """As above, from a thread."""
+    note("start")
+    if os.fork() == 0:
+        return
+    time.sleep(0.1)
+    note("effect")
+
+
+@app.task
+def multiprocesses() -> None:
+    """Have the work done by a process of its own, as it is meant to be."""
+    note("start")
+    process = multiprocessing.get_context("fork").Process(target=note, args=("effect",))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"exit code {process.exitcode}")
 
 
 @app.batch_task(max_size=50, linger_s=0.02)

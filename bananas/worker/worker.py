@@ -27,6 +27,7 @@ from bananas.table import SlotState, Totals
 from bananas.worker.attempt import Bunch
 from bananas.worker.begun import BegunBoard
 from bananas.worker.fetcher import Fetcher
+from bananas.worker.forks import end_copies
 from bananas.worker.gate import Gate
 from bananas.worker.intake import Intake
 from bananas.worker.loop_lane import LoopLane
@@ -160,6 +161,7 @@ class Worker:
         await self._take_epoch()
         self._fetcher.start(self.epoch)
         loop = asyncio.get_running_loop()
+        end_copies(self._board, loop)
         self._tasks = [
             loop.create_task(self._tick_for_ever(), name="ticker"),
             loop.create_task(self._reconcile_for_ever(), name="reconciler"),

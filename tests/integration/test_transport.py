@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import ssl
 import subprocess
@@ -103,6 +104,26 @@ async def test_script_and_command_answer(server: Server, prefix: str) -> None:
         answer = await transport.call(script, [f"{prefix}:ü"], [b"\x00\xff", "ü", 7, 1.5])
         assert answer == [f"{prefix}:ü".encode(), b"\x00\xff", "ü".encode(), b"7", b"1.5", 1]
         assert await transport.command("GET", f"{prefix}:none") is None
+
+
+async def test_a_forked_copy_says_nothing_on_our_connection(server: Server, prefix: str) -> None:
+    """Two processes that write on one connection would get each other's answers (row 28)."""
+    async with opened(server.url) as transport:
+        assert await transport.command("ECHO", "first") == b"first"
+        link = transport._link
+        assert link is not None
+        pid = os.fork()
+        if pid == 0:
+            try:
+                link._wire.write(
+                    b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1\r\nx\r\n" % (len(prefix), prefix.encode())
+                )
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)  # noqa: ASYNC222 - it ends at once
+        assert await transport.command("ECHO", "second") == b"second"
+        assert await transport.command("EXISTS", prefix) == 0
+        assert transport.counters.drops == 0
 
 
 def test_it_runs_on_the_plain_loop_too(server: Server) -> None:
