@@ -91,6 +91,15 @@ bench: $(STAMP) ## measure; the figures are appended to benchmarks/history (ARGS
 	@test -e benchmarks || { echo "there is no benchmarks folder here" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+# SEED repeats a plan; CHAOS_SECONDS is the length of the faults, without the draining after them.
+chaos: $(STAMP) ## harm real fleets by a seeded plan for three minutes and judge every job (SEED=n)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) \
+	  $(if $(CHAOS_SECONDS),--seconds $(CHAOS_SECONDS)) $(ARGS)
+
+soak: $(STAMP) ## the same for SOAK_HOURS=1 hours, drained and judged every five minutes
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) \
+	  --hours $(or $(SOAK_HOURS),1) $(ARGS)
+
 clean: ## remove all that was made here: .venv, builds, caches
 	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

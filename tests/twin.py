@@ -26,6 +26,7 @@ LEFT_OUT: Final = (
     "system/fleet",
     "system/supervisor",
     "unit/benchmarks",
+    "unit/chaos",
     "unit/cli",
     "unit/demo",
     "unit/supervisor",

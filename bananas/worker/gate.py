@@ -8,6 +8,7 @@ not answer, are waited for only so long: then it runs beside them, still the onl
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from bananas.worker.attempt import Attempt, Unit
 
+log = logging.getLogger("bananas.worker")
 
 PATIENCE_S: Final = 5.0
 """How long a suspect waits for its neighbours to end and to be settled."""
@@ -95,6 +97,10 @@ class Gate:
         """Close for a reason of the worker's: the lease has run out."""
         if barred != self._barred:
             self._barred = barred
+            if barred:
+                log.warning("the lease has ended by our own clock: nothing begins until it holds")
+            else:
+                log.info("the lease holds again: jobs begin")
             self.settle()
 
     def settle(self) -> None:
