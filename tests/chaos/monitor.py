@@ -155,33 +155,36 @@ class Monitor:
                 self._take(life, orjson.loads(line[at:]))
 
     def _take(self, life: Life, line: dict[str, Any]) -> None:
-        message, counts, log = line["message"], self.seen.counts, str(life.fleet.log)
-        if message == "draining":
-            self.seen.draining.add(log)
-        elif message == "child-started":
-            self.seen.started[log] += 1
-            if life.detail.startswith("clock="):
-                counts["ran by a clock an hour off"] += 1
-        elif message == "child-signalled" and line.get("child_culprits"):
-            self._culprits[line["child_pid"]] = line["child_culprits"]
-            counts["killed at its hard limit"] += 1
-            if log in self.seen.draining:
-                self.seen.forced.add(log)
-        elif message == "child-ended":
-            self._buried(life, line)
-        elif found := _REFUSED.search(message):
-            counts["stale ack refused"] += int(found[1])
-        else:
-            for words, name in _SAID:
-                if words in message:
-                    counts[name] += 1
-            if (found := _MOVED.search(message)) and "is gone" in message:
-                counts["dead process reclaimed"] += int(found[1] != "0")
+        seen, log = self.seen, str(life.fleet.log)
+        match line["message"]:
+            case "draining":
+                seen.draining.add(log)
+            case "child-started":
+                seen.started[log] += 1
+                seen.counts["ran by a clock an hour off"] += life.detail.startswith("clock=")
+            case "child-signalled" if line.get("child_culprits"):
+                self._culprits[line["child_pid"]] = line["child_culprits"]
+                seen.counts["killed at its hard limit"] += 1
+                if log in seen.draining:
+                    seen.forced.add(log)
+            case "child-ended":
+                self._buried(life, line)
+            case message:
+                self._count(message)
         # an error of a job or of the server is a line; a defect of ours has a trace or is critical
         if line["level"] == "critical" or (line["level"] == "error" and "traceback" in line):
             where = f"{life.troupe} {life.detail}".strip()
-            text = f"{message} {line.get('traceback', '')[-300:]}".strip()
+            text = f"{line['message']} {line.get('traceback', '')[-300:]}".strip()
             self._stage.pen.note("trouble", who=where, error=text)
+
+    def _count(self, message: str) -> None:
+        counts = self.seen.counts
+        for words, name in _SAID:
+            counts[name] += words in message
+        if found := _REFUSED.search(message):
+            counts["stale ack refused"] += int(found[1])
+        if (found := _MOVED.search(message)) and "is gone" in message:
+            counts["dead process reclaimed"] += found[1] != "0"
 
     def _buried(self, life: Life, line: dict[str, Any]) -> None:
         self.seen.ended[str(life.fleet.log)] += 1
