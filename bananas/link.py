@@ -192,7 +192,7 @@ class Link(asyncio.Protocol):
                     if self.lost.done():
                         return
                     continue
-                self.answered = True
+                self.answered = self.ready
                 try:
                     call[0].set_result(reply)
                 except asyncio.InvalidStateError:
@@ -257,7 +257,6 @@ async def connect(link: Link, address: Address, client_name: str) -> None:
         _keep_alive(wire.get_extra_info("socket"))
     await _greet(link, address, client_name)
     link.ready = True
-    link.answered = False
 
 
 def _keep_alive(plug: socket.socket) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fleets import Fleet, Scene
     from servers import Server
 
-DUE = 10_000  # 20 chunks
+DUE = 10_000  # 40 steps
 
 
 @pytest.mark.slow
