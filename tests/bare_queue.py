@@ -35,13 +35,13 @@ START_MS = 1_800_000_000_000
 CLOCK_KEY = "clock-of-tests-ms"
 NORMAL = "queue:normal"
 
-_CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end\n"
+CLOCK = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end\n"
 
 
 @functools.cache
 def plain_scripts() -> Scripts:
     """Return the scripts as they are, but for their clock."""
-    return load_all(instead={"lib/now.lua": _CLOCK})
+    return load_all(instead={"lib/now.lua": CLOCK})
 
 
 @functools.cache
