@@ -252,11 +252,11 @@ class BareQueue:
         """Return what the audit finds missing or in excess."""
         return int(self.run(self.broker.audit()).drift)
 
-    def snapshot(self) -> dict[str, tuple[str, Any, int]]:
+    def snapshot(self, *, answers: bool = False) -> dict[str, tuple[str, Any, int]]:
         """Return all under the prefix: type, content, when it expires (ms, -1 = never).
 
         Without what `revive`, `purge` and `register` remember of a call (it begins with "="): it
-        changes no other call.
+        changes no other call; `answers` has it, too.
         """
         names = sorted(self.client.scan_iter(f"{self.keys.prefix}:*", count=1000))
         with self.client.pipeline(transaction=False) as pipe:
@@ -276,7 +276,7 @@ class BareQueue:
             for name, kind, ends, content in zip(
                 names, facts[::2], facts[1::2], contents, strict=True
             )
-            if kind != b"string" or not content.startswith(b"=")
+            if answers or kind != b"string" or not content.startswith(b"=")
         }
 
     def clear(self) -> None:

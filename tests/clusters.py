@@ -14,6 +14,8 @@ from servers import Kind, Server, free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from redis import Redis
+
 _READY_S = 30.0
 _LAST_SLOT = 16383
 
@@ -28,22 +30,46 @@ class Node(Server):
         super().__init__(kind, aof=aof, tcp=True, arguments=arguments)
         self.bus_port = int(arguments[3])
         self.id = ""
+        self._asking: Redis | None = None
 
     def ask(self, *words: object) -> Any:  # noqa: ANN401 - as many shapes as there are commands
         """Send one command as it is, and return the answer as it is."""
-        with self.client() as client:
-            client.response_callbacks.clear()
-            return client.execute_command(*words)  # type: ignore[no-untyped-call]
+        if self._asking is None:
+            self._asking = self.client()
+            self._asking.response_callbacks.clear()
+        return self._asking.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def kill(self) -> None:
+        """End the server, and what we asked it by."""
+        if self._asking is not None:
+            self._asking.close()
+            self._asking = None
+        super().kill()
 
 
 class Cluster:
     """A few masters that share the slots evenly, perhaps with replicas."""
 
     def __init__(
-        self, kind: Kind, *, masters: int = 3, replicas: int = 0, aof: bool = False
+        self,
+        kind: Kind,
+        *,
+        masters: int = 3,
+        replicas: int = 0,
+        holders: int | None = None,
+        aof: bool = False,
     ) -> None:
-        """Prepare, but do not start; replica n follows master n."""
+        """Prepare, but do not start.
+
+        Args:
+            kind: Of all nodes.
+            masters: How many.
+            replicas: How many; replica n follows master n.
+            holders: How many masters share the slots; all unless given.
+            aof: As for `Server`.
+        """
         self.kind = kind
+        self._holders = holders or masters
         self.nodes = [Node(kind, aof=aof) for _ in range(masters + replicas)]
         self.masters = self.nodes[:masters]
         self.replicas = self.nodes[masters:]
@@ -58,9 +84,9 @@ class Cluster:
         for node in self.nodes:
             node.start()
             node.id = node.ask("CLUSTER", "MYID").decode()
-        share = (_LAST_SLOT + 1) // len(self.masters)
-        for number, node in enumerate(self.masters):
-            last = _LAST_SLOT if node is self.masters[-1] else (number + 1) * share - 1
+        share = (_LAST_SLOT + 1) // self._holders
+        for number, node in enumerate(self.masters[: self._holders]):
+            last = _LAST_SLOT if number == self._holders - 1 else (number + 1) * share - 1
             node.ask("CLUSTER", "ADDSLOTSRANGE", number * share, last)
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)

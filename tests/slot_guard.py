@@ -4,7 +4,8 @@ Such a node refuses, in mid-script, every access to a key that it does not hold 
 what the script did before stays done.  So a script may only touch, after its first write, keys
 that it was given or had read before, and none that it has itself emptied, as an emptied
 key is gone.  `GUARD` stands before a script and makes any other access an error, on any
-server.  A lone script has one key and touches no other at all.
+server; `tests/faults/test_row_20_scripts.py` shows it on a real node.  A lone script has one
+key and touches no other at all.
 """
 
 from __future__ import annotations
