@@ -145,7 +145,8 @@ class Client:
         if url is None and self._given is None:
             from bananas.embedded import start  # noqa: PLC0415 - most have a server
 
-            url = (await asyncio.to_thread(start, self.settings.data_dir)).url
+            synced = self.settings.durability == "fsync"
+            url = (await asyncio.to_thread(start, self.settings.data_dir, synced=synced)).url
         session = self.open_session()  # another caller may have been faster
         if session is not None:
             return session

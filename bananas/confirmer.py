@@ -165,7 +165,7 @@ class Confirmer:
                     await self._ask_for(self._waiters[:MAX_REQUESTS])
                 except DurabilityError as error:
                     for waiter in self._waiters:
-                        _answer(waiter, self._unconfirmed(error.why, error.hint))
+                        _answer(waiter, self._unconfirmed(error.why))
                 except (OSError, BrokerError) as error:
                     self._problem = str(error) or type(error).__name__
                     self._drop(self._problem)
@@ -220,10 +220,8 @@ class Confirmer:
             if not waiter.future.done():
                 waiter.future.set_result(known[waiter.request] == 1)
 
-    def _unconfirmed(self, why: str, hint: str | None = None) -> DurabilityUnconfirmedError:
-        error = DurabilityUnconfirmedError(self.durability, why)
-        error.hint = hint or error.hint
-        return error
+    def _unconfirmed(self, why: str) -> DurabilityUnconfirmedError:
+        return DurabilityUnconfirmedError(self.durability, why)
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -284,11 +282,11 @@ class Confirmer:
         if self.durability == "replica":
             following = [text for text in info.values() if "state=online" in text]
             if info and len(following) < self._replicas:
-                hint = "let one follow it (REPLICAOF)"
+                remedy = "let one follow it (REPLICAOF)"
                 if self._replicas > 1:
-                    hint += ", or lower BANANAS_DURABILITY_REPLICAS"
+                    remedy += ", or lower BANANAS_DURABILITY_REPLICAS"
                 why = f"{len(following)} of {self._replicas} replicas are connected"
-                raise self._unable(why, hint)
+                raise self._unable(why, remedy)
             return
         honest = redis_version >= _HONEST_REDIS
         self._every_wait_checked = not honest
@@ -307,13 +305,13 @@ class Confirmer:
                 + (" (or everysec)" if honest else ", or use Redis 8 or later with everysec"),
             )
 
-    def _unable(self, why: str, hint: str | None = None) -> DurabilityError:
+    def _unable(self, why: str, remedy: str | None = None) -> DurabilityError:
         if "unknown command" in why.lower():
-            why, hint = "it has no WAITAOF", "use Redis 7.2 or later, or Valkey 8 or later"
+            why, remedy = "it has no WAITAOF", "use Redis 7.2 or later, or Valkey 8 or later"
         elif "appendonly is disabled" in why:
             why = "its append-only file is off"
-            hint = "CONFIG SET appendonly yes, and in its configuration file"
-        return DurabilityError(self.durability, self._server, why, hint)
+            remedy = "CONFIG SET appendonly yes, and in its configuration file"
+        return DurabilityError(self.durability, self._server, why, remedy)
 
     async def _ask(
         self,

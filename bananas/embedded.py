@@ -37,6 +37,7 @@ Source = Literal["PATH", "wheel"]
 Version = tuple[int, int, int]
 
 OLDEST: Final = (7, 0)
+_SYNCING: Final = (7, 2)  # the first with WAITAOF
 """The scripts are written for Redis 7.0; every Valkey is later than that."""
 
 _KINDS: Final[dict[str, Kind]] = {"redis": "redis", "valkey": "valkey"}
@@ -169,8 +170,13 @@ def _dotted(version: Sequence[int]) -> str:
 # --- the server's own terms -------------------------------------------------------------------
 
 
-def server_argv(binary: ServerBinary, data_dir: Path, socket_path: Path) -> list[str]:
-    """Return the command line of a private server: no port, data kept, nothing evicted."""
+def server_argv(
+    binary: ServerBinary, data_dir: Path, socket_path: Path, *, synced: bool = False
+) -> list[str]:
+    """Return the command line of a private server: no port, data kept, nothing evicted.
+
+    `synced` = every write is on disk before it is answered, else within a second.
+    """
     return [
         str(binary.path),
         *("--port", "0"),
@@ -179,7 +185,7 @@ def server_argv(binary: ServerBinary, data_dir: Path, socket_path: Path) -> list
         *("--dir", str(data_dir)),
         *("--logfile", _LOG),  # in that folder
         *("--appendonly", "yes"),
-        *("--appendfsync", "everysec"),
+        *("--appendfsync", "always" if synced else "everysec"),
         *("--save", ""),
         *("--maxmemory-policy", "noeviction"),
     ]
@@ -332,10 +338,12 @@ def _clear_stale(data_dir: Path) -> None:
             (data_dir / _LOG).replace(data_dir / f"{_LOG}.1")
 
 
-def _choose(data_dir: Path, search_path: str | None) -> ServerBinary:
+def _choose(data_dir: Path, search_path: str | None, *, synced: bool) -> ServerBinary:
     """Return the server for a folder: the first that can read what is in it, if any can."""
     skipped: list[str] = []
     candidates = _candidates(search_path, skipped)
+    if synced:  # those that can confirm a sync go first
+        candidates = iter(sorted(candidates, key=lambda binary: binary.version < _SYNCING))
     first = next(candidates, None)
     if first is None:
         raise _no_server(skipped)
@@ -434,6 +442,7 @@ class PreparedServer:
     socket_path: Path
     lock_fd: int
     owner_pid: int
+    synced: bool = False
 
     @property
     def url(self) -> str:
@@ -443,7 +452,7 @@ class PreparedServer:
     @property
     def argv(self) -> list[str]:
         """The server's command line."""
-        return server_argv(self.binary, self.data_dir, self.socket_path)
+        return server_argv(self.binary, self.data_dir, self.socket_path, synced=self.synced)
 
     def exec(self) -> NoReturn:
         """Become the server, in a child of the process that prepared it; never return.
@@ -506,12 +515,15 @@ class PreparedServer:
         return state
 
 
-def prepare(data_dir: Path, *, search_path: str | None = None) -> PreparedServer | None:
+def prepare(
+    data_dir: Path, *, search_path: str | None = None, synced: bool = False
+) -> PreparedServer | None:
     """Lock a data folder and settle everything about its server but the running of it.
 
     Args:
         data_dir: Made if it does not exist.
         search_path: Folders to look for servers in, PATH unless given.
+        synced: Every write is to be on disk before it is answered, and confirmed to be.
 
     Returns:
         None when another process holds the folder: `running` knows its server.
@@ -525,12 +537,12 @@ def prepare(data_dir: Path, *, search_path: str | None = None) -> PreparedServer
         return None
     try:
         _clear_stale(data_dir)
-        binary = _choose(data_dir, search_path)
+        binary = _choose(data_dir, search_path, synced=synced)
         socket_path = _socket_dir() / f"{os.urandom(8).hex()}.sock"
     except BaseException:
         os.close(lock_fd)
         raise
-    return PreparedServer(binary, data_dir, socket_path, lock_fd, os.getpid())
+    return PreparedServer(binary, data_dir, socket_path, lock_fd, os.getpid(), synced)
 
 
 def running(data_dir: Path) -> EmbeddedServer | None:
@@ -543,7 +555,11 @@ def running(data_dir: Path) -> EmbeddedServer | None:
 
 
 def start(
-    data_dir: Path, *, search_path: str | None = None, timeout_s: float = _READY_S
+    data_dir: Path,
+    *,
+    search_path: str | None = None,
+    timeout_s: float = _READY_S,
+    synced: bool = False,
 ) -> EmbeddedServer:
     """Return a server for a data folder: the one that runs, or a new one of our own.
 
@@ -554,6 +570,7 @@ def start(
         data_dir: Made if it does not exist.
         search_path: Folders to look for servers in, PATH unless given.
         timeout_s: How long a server may take to answer, the loading of its data aside.
+        synced: As for `prepare`; one that runs already stays as it is.
 
     Raises:
         EmbeddedServerError: No usable server, it does not start, or the folder is held by a
@@ -561,7 +578,7 @@ def start(
     """
     patience = _Patience(timeout_s)
     while True:
-        prepared = prepare(data_dir, search_path=search_path)
+        prepared = prepare(data_dir, search_path=search_path, synced=synced)
         if prepared is not None:
             return _launch(prepared, timeout_s)
         if (other := running(data_dir)) is not None:

@@ -125,13 +125,14 @@ class ScriptError(BrokerError):
 class DurabilityError(BrokerError):
     """The server cannot keep jobs as safe as was asked; nothing was enqueued."""
 
-    def __init__(self, durability: str, server: str, why: str, hint: str | None = None) -> None:
-        """Keep what was asked for, the server with its version, and what it lacks."""
+    def __init__(self, durability: str, server: str, why: str, remedy: str | None = None) -> None:
+        """Keep what was asked for, the server with its version, what it lacks, what to do."""
         self.durability = durability
         self.server = server
-        self.hint = hint
+        self.reason = why
+        self.remedy = remedy
         told = f'{server} cannot give durability "{durability}" (BANANAS_DURABILITY): {why}'
-        super().__init__("producer.confirm", told if hint is None else f"{told}; {hint}")
+        super().__init__("producer.confirm", told if remedy is None else f"{told}; {remedy}")
 
 
 class DurabilityUnconfirmedError(BrokerError):
@@ -140,6 +141,8 @@ class DurabilityUnconfirmedError(BrokerError):
     They may run all the same. To be sure, wait again with `client.confirm(error)`, or submit
     them again under the same ids: whoever finds them there says so only once they are safe.
     """
+
+    hint = "wait again with confirm(error), or submit again under the same ids: none is doubled"
 
     def __init__(
         self,
@@ -165,9 +168,7 @@ class DurabilityUnconfirmedError(BrokerError):
         first = errors[0]
         ids = tuple(job_id for error in errors for job_id in error.job_ids)
         requests = tuple(request for error in errors for request in error.requests)
-        whole = cls(first.durability, first.reason, ids, requests)
-        whole.hint = first.hint
-        return whole
+        return cls(first.durability, first.reason, ids, requests)
 
 
 class EmbeddedServerError(BananasError):

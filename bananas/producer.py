@@ -497,9 +497,7 @@ def _named(
     error: DurabilityUnconfirmedError, job_ids: tuple[str, ...], requests: tuple[str, ...]
 ) -> DurabilityUnconfirmedError:
     """Return the error with the jobs that it is about."""
-    named = DurabilityUnconfirmedError(error.durability, error.reason, job_ids, requests)
-    named.hint = error.hint
-    return named
+    return DurabilityUnconfirmedError(error.durability, error.reason, job_ids, requests)
 
 
 def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:

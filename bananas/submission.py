@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bananas.clock import Clock
     from bananas.settings import Durability
 
-DURABILITIES: Final = ("memory", "fsync", "replica")
+DURABILITIES: Final[tuple[Durability, ...]] = ("memory", "fsync", "replica")
 MAX_RETRIES_CEILING: Final = 1_000_000
 MAX_DESCRIPTION_CHARS: Final = 4096
 MAX_DELAY_S: Final = 10 * 365 * 86_400.0

@@ -17,7 +17,7 @@ from bananas.cli.conservation import explain_drift
 from bananas.cli.screen import age, count, jobs
 from bananas.cli.session import NoServerError, located, opened, run
 from bananas.embedded import find_server
-from bananas.errors import BananasError, EmbeddedServerError
+from bananas.errors import BananasError, DurabilityError, EmbeddedServerError
 from bananas.settings import available_cores, format_size, redacted_url
 from bananas.speedups import COMPILED
 
@@ -203,6 +203,7 @@ async def _look_at_server(report: Report, settings: Settings, *, audit: bool) ->
         await _judge_snapshots(report, client, info)
         _judge_persistence(report, info)
         _judge_role(report, info)
+        await _judge_durability(report, client, settings)
         await _judge_latency(report, client)
         await _judge_work(report, client)
         if audit:
@@ -315,6 +316,21 @@ async def _judge_snapshots(report: Report, client: Client, info: dict[str, str])
 def _judge_role(report: Report, info: dict[str, str]) -> None:
     if info.get("role", "master") != "master":
         report.blame("this server is a replica: it takes no writes", "use the master's address")
+
+
+async def _judge_durability(report: Report, client: Client, settings: Settings) -> None:
+    if settings.durability == "memory":
+        return
+    report.facts["durability"] = settings.durability
+    try:
+        await client.check_durability()
+    except DurabilityError as error:
+        report.blame(
+            f'{error.server} cannot give durability "{error.durability}": {error.reason}',
+            error.remedy or "set BANANAS_DURABILITY to one that it can give",
+        )
+    else:
+        report.ok(f'the server can give durability "{settings.durability}"')
 
 
 async def _judge_latency(report: Report, client: Client) -> None:

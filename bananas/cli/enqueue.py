@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bananas.cli import exits
-from bananas.cli.options import Duration, as_json, connection, flag, read_settings
+from bananas.cli.options import Duration, as_json, connection, durable, flag, read_settings
 from bananas.cli.payloads import read_payload
 from bananas.cli.screen import note, print_json
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Longest wait.",
 )
+@durable
 @as_json
 @connection
 @click.pass_context

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from bananas.cli.options import (
+    durable,
     fleet_connection,
     given_flags,
     leave_variables,
@@ -74,6 +75,7 @@ api_flags: Final = stacked(
 )
 
 fleet_flags: Final = stacked(
+    durable,
     setting("--shutdown-grace", field="shutdown_grace_s", metavar="TIME"),
     fleet_connection,
     logging_flags,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bananas.cli import exits
-from bananas.cli.options import as_json, connection, flag, read_settings
+from bananas.cli.options import as_json, connection, durable, flag, read_settings
 from bananas.cli.screen import count, note, print_json
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ follows from that and the row's number, so a row that is sent again is a duplica
     metavar="FILE",
     help="Where rejected rows go, instead of FILE.rejected.ndjson.",
 )
+@durable
 @as_json
 @connection
 @click.pass_context

@@ -21,6 +21,7 @@ from bananas.cli.post import Answer, Poster
 from bananas.cli.rows import Ids, Row, Shape, max_line_bytes, read_rows
 from bananas.cli.session import PATIENT_S, located, opened, run
 from bananas.errors import FieldError, PayloadError, PayloadTypeError
+from bananas.producer import MEMORY
 from bananas.settings import redacted_url
 from bananas.submission import Drafter, rejection
 
@@ -235,7 +236,12 @@ class Ingestion:
     def _post(self, file: BinaryIO, shape: Shape, url: str) -> None:
         """Have one chunk under way while the next is being read."""
         token = self._settings.api_token
-        poster = Poster(url, None if token is None else token.reveal())
+        asked = self._settings.durability
+        poster = Poster(
+            url,
+            None if token is None else token.reveal(),
+            durability=None if asked == MEMORY else asked,
+        )
         under_way: _Posted | None = None
         chunk = _Chunk()
         with poster, ThreadPoolExecutor(1, "bananas-post") as thread:

@@ -155,6 +155,9 @@ connection: Final = stacked(
 )
 """Which server, and where on it, for those who need one that runs."""
 
+durable: Final = setting("--durability", field="durability", metavar="memory|fsync|replica")
+"""What jobs must be in before they count as accepted."""
+
 as_json: Final = flag("--json", "json_output", is_flag=True, help="Print JSON.")
 """For machines."""
 

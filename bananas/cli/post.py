@@ -60,8 +60,17 @@ class _Again(Exception):  # noqa: N818 - no error yet
 class Poster:
     """A kept connection to the API."""
 
-    def __init__(self, url: str, token: str | None, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        durability: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Take the API's address, with the path it is mounted at, and the bearer token.
+
+        `durability` is that of lines that do not say; None = the API's setting.
 
         Raises:
             ApiRefusedError: The address is not one of HTTP.
@@ -74,6 +83,8 @@ class Poster:
         )
         self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
         self._path = parts.path.rstrip("/") + "/jobs/batch"
+        if durability is not None:
+            self._path += f"?durability={durability}"
         self._headers = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"

@@ -19,6 +19,7 @@ from bananas.cli.options import VARIABLE_PREFIX
 from bananas.errors import (
     BananasError,
     BrokerError,
+    DurabilityUnconfirmedError,
     EmbeddedServerError,
     ResultTimeoutError,
     UsageError,
@@ -66,7 +67,7 @@ def explain(error: Exception) -> int:
     if isinstance(error, BananasError) and error.hint:
         click.echo(f"hint: {_plain(error.hint)}", err=True)
     match error:
-        case ResultTimeoutError():
+        case ResultTimeoutError() | DurabilityUnconfirmedError():
             return exits.TIMED_OUT
         case UsageError():
             return exits.USAGE

@@ -126,7 +126,7 @@ class Batch:
         self._outlet = outlet
         self._key = key
         self._limited = None if grant.admin else grant
-        self._durability = durability
+        self._durability: Durability | None = durability
         in_memory = (durability or context.settings.durability) == MEMORY
         self._window = MAX_IN_FLIGHT if in_memory else MAX_UNCONFIRMED
         self._max_line_bytes = context.max_body_bytes

@@ -153,7 +153,7 @@ def _incapable(error: DurabilityError) -> Problem:
     return _busy(
         "durability-unavailable",
         f'nothing was accepted: durability "{error.durability}" is not to be had here'
-        + (f"; the operator may {error.hint}" if error.hint else ""),
+        + (f"; the operator may {error.remedy}" if error.remedy else ""),
     )
 
 

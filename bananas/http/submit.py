@@ -95,9 +95,12 @@ def read_durability(query: Query) -> Durability | None:
         Problem: 400.
     """
     asked = query.text("durability")
-    if asked is not None and asked not in DURABILITIES:
-        raise at_parameter("durability", f"must be one of {', '.join(DURABILITIES)}")
-    return cast("Durability | None", asked)
+    if asked is None:
+        return None
+    for durability in DURABILITIES:
+        if durability == asked:
+            return durability
+    raise at_parameter("durability", f"must be one of {', '.join(DURABILITIES)}")
 
 
 def _members(body: bytes) -> dict[str, Any]:

@@ -73,9 +73,10 @@ def settle_server(settings: Settings) -> Server:
     """
     if settings.redis_url is not None:
         return Server(settings.redis_url)
-    prepared = prepare(settings.data_dir)
+    synced = settings.durability == "fsync"
+    prepared = prepare(settings.data_dir, synced=synced)
     if prepared is None:
-        return Server(start(settings.data_dir).url)
+        return Server(start(settings.data_dir, synced=synced).url)
     return Server(prepared.url, prepared)
 
 

@@ -535,7 +535,7 @@ def test_broken_data(data_dir: Path, search_path: str) -> None:
 def test_program_that_vanished(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that cannot be run is an error, and the folder is free after it."""
     gone = ServerBinary(Path("/nonexistent/redis-server"), "redis", (7, 2, 0), "PATH")
-    monkeypatch.setattr(embedded, "_choose", lambda *_: gone)
+    monkeypatch.setattr(embedded, "_choose", lambda *_, **__: gone)
     with pytest.raises(EmbeddedServerError):
         start(data_dir)
     monkeypatch.setattr(embedded, "_interpreter", lambda: "/nonexistent/python")
