@@ -416,31 +416,36 @@ class Worker:
                 return
 
     async def _reconcile_for_ever(self) -> None:
-        """Compare what we hold with what Redis thinks we hold: finds a lost dequeue reply."""
         settings = self._settings
         placed: dict[bytes, str] = {}
         while True:
             await asyncio.sleep(settings.beat_interval_s)
-            epoch = self.epoch
-            if not epoch:
+            if not self.epoch:
                 continue
             try:
                 if self._service.only_tasks:
                     await self._broker.specialise(settings.lease_ttl_s, self._service.only_tasks)
-                leased = await self._broker.requests_of(epoch)
-                # looked at after the answer: what was leased before it is here or under way
-                known = {*self._settler.requests, self._fetcher.in_flight}
-                unknown = [request for request in leased if request not in known]
-                step = await self._broker.reconcile(epoch, unknown, placed)
-                placed = await find_places(self._broker, step.unplaced)
+                placed = await self._reconcile(placed)
             except BrokerError as error:
                 log.warning("cannot compare leases: %s", error)
-                continue
-            if step.state == "fenced":
-                self._on_fenced(epoch)
-            elif step.moved:
-                self._reconciled += step.moved
-                log.warning("gave back %d jobs of a lost answer", step.moved)
+
+    async def _reconcile(self, placed: dict[bytes, str]) -> dict[bytes, str]:
+        """Compare what we hold with what Redis thinks we hold: finds a lost dequeue reply.
+
+        Takes the places of ids that the step before could not place; returns those of this one.
+        """
+        epoch = self.epoch
+        leased = await self._broker.requests_of(epoch)
+        # looked at after the answer: what was leased before it is here or under way
+        known = {*self._settler.requests, self._fetcher.in_flight}
+        unknown = [request for request in leased if request not in known]
+        step = await self._broker.reconcile(epoch, unknown, placed)
+        if step.state == "fenced":
+            self._on_fenced(epoch)
+        elif step.moved:
+            self._reconciled += step.moved
+            log.warning("gave back %d jobs of a lost answer", step.moved)
+        return await find_places(self._broker, step.unplaced)
 
     # --- a few times a second --------------------------------------------------------------------
 

@@ -18,7 +18,10 @@ import tempfile
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Fault(enum.Enum):
@@ -30,6 +33,7 @@ class Fault(enum.Enum):
     CUT_AFTER = "the command is carried out, then the connection is reset"
     RESET_MID_REPLY = "the connection is reset after half of the answer"
     DUPLICATE = "the server gets the request twice; the second answer is swallowed"
+    HOLD = "the connection is reset; the request reaches the server when the test releases it"
     DELAY = "the answer, and all after it, come `seconds` late"
     TRICKLE = "the answer comes one byte at a time, `seconds` apart"
 
@@ -40,8 +44,8 @@ class Plan:
 
     fault: Fault
     nth: int  # counts matching requests from the making of the plan on, from 1
-    command: bytes | None  # upper case; None matches every request
-    seconds: float
+    matches: Callable[[bytes], bool]
+    seconds: float = 0.0
     fired: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -70,7 +74,10 @@ class FaultProxy:
 
     Attributes:
         seen: Every request that came in, whole, in order of arrival.
+        hit: The requests that met a fault, likewise.
+        held: Requests under way for longer than their connection: `release` lets them arrive.
         accepted: Connections so far.
+        fired: Faults so far.
     """
 
     def __init__(self, upstream: Path | str, *, tcp: bool = False, seed: int = 0) -> None:
@@ -85,6 +92,9 @@ class FaultProxy:
         self._silent = False
         self._refusing = False
         self.seen: list[bytes] = []
+        self.hit: list[bytes] = []
+        self.held: list[bytes] = []
+        self._greeting: dict[bytes, bytes] = {}  # how clients log in and choose their database
         self.accepted = 0
         self.fired = 0
 
@@ -113,10 +123,20 @@ class FaultProxy:
     # --- what tests ask for -------------------------------------------------------------------
 
     def plan(
-        self, fault: Fault, *, nth: int = 1, command: bytes | None = None, seconds: float = 0.0
+        self,
+        fault: Fault,
+        *,
+        nth: int = 1,
+        command: bytes | None = None,
+        matching: Callable[[bytes], bool] | None = None,
+        seconds: float = 0.0,
     ) -> Plan:
-        """Have the nth request of this name from now on meet a fault, once."""
-        plan = Plan(fault, nth, command, seconds)
+        """Have the nth request from now on that has this name, or matches, meet a fault, once."""
+
+        def named(request: bytes) -> bool:
+            return command in (None, command_of(request))
+
+        plan = Plan(fault, nth, matching or named, seconds)
         self._plans.append(plan)
         return plan
 
@@ -148,6 +168,21 @@ class FaultProxy:
         """Reset all connections."""
         for wire in list(self._wires):
             wire.reset()
+
+    async def release(self) -> None:
+        """Let the held requests arrive now, in their order; returns when all are carried out."""
+        held, self.held = self.held, []
+        await self.deliver(held)
+
+    async def deliver(self, requests: Sequence[bytes]) -> None:
+        """Have the server carry out requests as copies that were long on their way."""
+        reader, writer = await asyncio.open_unix_connection(self._upstream)
+        try:
+            writer.write(b"".join((*self._greeting.values(), *requests)))
+            writer.write(b"*2\r\n$4\r\nECHO\r\n$9\r\ndelivered\r\n")
+            await reader.readuntil(b"$9\r\ndelivered\r\n")
+        finally:
+            writer.transport.abort()
 
     def inject(self, reply: bytes) -> None:
         """Send bytes to every client as if the server had."""
@@ -191,11 +226,15 @@ class FaultProxy:
         rest = b""
         while data := await reader.read(1 << 16):
             frames, rest = split_frames(rest + data)
-            for frame in frames:
+            for number, frame in enumerate(frames):
                 self.seen.append(frame)
+                if command_of(frame) in (b"AUTH", b"SELECT"):
+                    self._greeting[command_of(frame)] = frame
                 fate = self._fate_of(frame)
                 if wire.no_requests:
                     continue
+                if fate:
+                    self.hit.append(frame)
                 match fate.fault if fate else None:
                     case Fault.DROP_REQUEST:
                         wire.no_requests = True
@@ -203,6 +242,11 @@ class FaultProxy:
                         continue
                     case Fault.CUT_BEFORE:
                         self._fire(fate)
+                        wire.reset()
+                        return
+                    case Fault.HOLD:
+                        self._fire(fate)
+                        self.held += frames[number:]  # nothing overtakes on one connection
                         wire.reset()
                         return
                     case Fault.DUPLICATE:
@@ -255,9 +299,8 @@ class FaultProxy:
         return True
 
     def _fate_of(self, frame: bytes) -> Plan | None:
-        name = command_of(frame)
         for plan in self._plans:
-            if plan.command in (None, name):
+            if plan.matches(frame):
                 plan.nth -= 1
                 if plan.nth == 0:
                     self._plans.remove(plan)
@@ -265,7 +308,7 @@ class FaultProxy:
         if self._chaos is not None:
             probability, faults, seconds = self._chaos
             if self._random.random() < probability:
-                return Plan(self._random.choice(faults), 0, None, seconds)
+                return Plan(self._random.choice(faults), 0, bool, seconds)
         return None
 
     def _fire(self, plan: Plan | None) -> None:
