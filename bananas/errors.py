@@ -84,6 +84,16 @@ class DecodeError(UsageError, ValueError):
         super().__init__(f"broken job record: {why}")
 
 
+class NewerRecordError(DecodeError):
+    """A later version wrote this record; only a process of that version may touch it."""
+
+    def __init__(self, protocol: int, data: bytes = b"", *, status: str = "") -> None:
+        """Keep the version, the raw bytes and the status as it stands there."""
+        self.protocol = protocol
+        self.status = status
+        super().__init__(f"it is of protocol {protocol}, this version reads none so new", data)
+
+
 # --- the other side failed ----------------------------------------------------------------
 
 

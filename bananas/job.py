@@ -8,10 +8,10 @@ producer left out has its default here; what breaks a rule of the wire is a Deco
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
 
 from bananas.codec import decode_payload, decode_text, encode_text
-from bananas.errors import DecodeError, FieldError
+from bananas.errors import DecodeError, FieldError, NewerRecordError
 from bananas.keys import DEFAULT_ROUTING_KEY, PRIORITIES
 from bananas.speedups import encode_record, finish_record, format_time, parse_time, scan_record
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from bananas.keys import Priority
+
+PROTOCOL: Final = 1
+"""The newest form of a record that this version understands; one without a number is of 1."""
 
 STATUSES: Final = ("pending", "scheduled", "processing", "completed", "failed", "cancelled")
 DEFAULT_MAX_RETRIES: Final = 3
@@ -119,6 +122,7 @@ class Job(NamedTuple):
             max_depth: Deepest nesting of the payload.
 
         Raises:
+            NewerRecordError: It says that a later version wrote it.
             DecodeError: Not a record, or a member breaks its rule; holds the bytes untouched.
         """
         try:
@@ -138,8 +142,13 @@ class Job(NamedTuple):
                 or scanned[15] is not None
                 or scanned[18]
             ):
+                if b'"protocol"' in scanned[18] and _newer(data) is not None:
+                    raise ValueError("newer")  # noqa: TRY301 - dealt with below, as all that is odd
                 return job._mended(max_retries)  # noqa: SLF001 - of this class
         except ValueError as error:
+            newer = _newer(data)  # first: later versions may have other rules
+            if newer is not None:
+                raise newer from None
             reason = error.why if isinstance(error, DecodeError) else str(error)
             raise DecodeError(reason, data) from None
         return job
@@ -264,6 +273,23 @@ def cut_error(text: str) -> str:
         return data.decode("utf-8")
     mark = "…"
     return data[: MAX_ERROR_BYTES - len(mark.encode())].decode("utf-8", "ignore") + mark
+
+
+def _newer(data: bytes) -> NewerRecordError | None:
+    """Return the error for a record that a later version wrote, None for others."""
+    if b'"protocol"' not in data:
+        return None
+    try:
+        record: object = decode_payload(data)
+    except DecodeError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    members = cast("dict[str, object]", record)
+    protocol = members.get("protocol")
+    if not isinstance(protocol, int) or protocol <= PROTOCOL:
+        return None
+    return NewerRecordError(protocol, data, status=str(members.get("status", "")))
 
 
 # --- rules of the wire ------------------------------------------------------------------------

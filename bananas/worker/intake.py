@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bananas.errors import DecodeError
-from bananas.job import Job
+from bananas.errors import DecodeError, NewerRecordError
+from bananas.job import STATUSES, Job
 from bananas.keys import is_place
 from bananas.placement import belongs
 from bananas.table import JOB_ID_MAX_BYTES
@@ -73,6 +73,8 @@ class Intake:
                     attempts.append(Attempt(lease, job_id, job, definition, limit_s))
                     continue
                 attempt = self._admit_one(lease, leased, job, definition, specials)
+            except NewerRecordError as error:
+                self._leave_alone(lease, leased, record, error)
             except DecodeError as error:
                 self._outcomes.broken(lease, leased, error.why)
             except Exception as error:  # noqa: BLE001 - that job's alone, the batch goes on
@@ -143,6 +145,18 @@ class Intake:
             self._outcomes.route(held, where)
             return None
         return held
+
+    def _leave_alone(
+        self, lease: Lease, leased: Leased, record: bytes, error: NewerRecordError
+    ) -> None:
+        """Let go of what a later version wrote, as it is; unless it has ended, for that version."""
+        held = Held(lease, leased.job_id, Job("", ""), foreign=False)
+        if error.status == "cancelled":
+            self._outcomes.forget(held)
+        elif error.status in STATUSES and error.status not in _LIVE:
+            self._outcomes.spare(held)
+        else:
+            self._outcomes.newer(held, record, error.protocol)
 
     def too_late(self, job: Job) -> bool:
         """Return whether a job may no longer begin."""

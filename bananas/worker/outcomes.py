@@ -268,6 +268,13 @@ class Outcomes:
         later = job.with_(unclaimed=job.unclaimed + 1)
         self._schedule(held, later, UNCLAIMED_DELAY_S * 2**job.unclaimed, "unclaimed")
 
+    def newer(self, held: Held, record: bytes, protocol: int) -> None:
+        """Leave a later version's job to that version's workers, its record untouched."""
+        log.info("job %r is of protocol %d, left to newer workers", held.job_id, protocol)
+        delay_ms = math.ceil(UNCLAIMED_DELAY_S * 1000)
+        held.lease.settlement.later.append((held.job_id, record, delay_ms, "unclaimed"))
+        self._close_lease(held.lease)
+
     def broken(self, lease: Lease, leased: Leased, why: str) -> None:
         """Fail what is not a job record, alone and with its bytes as they are."""
         job_id, raw, origin, _ = leased

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bananas.clock import SYSTEM_CLOCK
 from bananas.ids import IdMaker
+from bananas.job import PROTOCOL
 from bananas.keys import place
 from bananas.worker.outcomes import UNCLAIMED_TRIES
 from workbench import until
@@ -348,3 +350,80 @@ async def test_an_expired_job_is_dropped_and_counted(bench: Bench, seen: list[An
     assert dropped.error == "expired before it began"
     assert seen == [{"n": 2}]
     assert (await bench.counters())["expired"] == 1
+
+
+def of_next_protocol(**fields: Any) -> tuple[str, bytes]:  # noqa: ANN401
+    """Return an id and a record as a later version may write it, in our list."""
+    job_id, record = foreign(**fields)
+    record |= {"protocol": PROTOCOL + 1, "list": place("normal")}
+    return job_id, json.dumps(record, separators=(",", ":")).encode()
+
+
+async def test_a_newer_record_is_left_to_newer_workers(
+    bench: Bench, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back as it is, uncharged, for a while: in a rolling deploy others know it (row 34)."""
+    job_id, record = of_next_protocol()
+    bench.push(record, job_id)
+    other, plain = foreign()
+    bench.push(json.dumps(plain).encode(), other)
+    await bench.worker()
+    bench.warden()
+    await bench.status(other, "completed")
+    await until(lambda: bench.redis.zscore(bench.keys.scheduled, job_id) is not None)
+    assert bench.redis.get(bench.keys.job(job_id)) == record
+    assert len(seen) == 1
+    monkeypatch.setattr("bananas.job.PROTOCOL", PROTOCOL + 1)  # the fleet has been upgraded
+    done = await bench.status(job_id, "completed")
+    assert (done.attempts, done.unclaimed, done.crashes) == (1, 0, 0)
+    assert done.to_dict()["protocol"] == 2
+    bench.drift_allowed = 1  # it looks like one of ours, which would have been counted
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("status", ["cancelled", "completed"])
+async def test_a_newer_record_that_has_ended_is_let_go(
+    bench: Bench, seen: list[Any], status: str
+) -> None:
+    """Its id lies there for nothing: it is not moved to and fro for ever."""
+    job_id, record = of_next_protocol(status=status)
+    bench.push(record, job_id)
+    other, plain = foreign()
+    bench.push(json.dumps(plain).encode(), other)
+    await bench.worker()
+    await bench.status(other, "completed")
+    await until(lambda: not bench.redis.keys(f"{bench.keys.prefix}:queue:processing:lease:*"))
+    assert bench.redis.zscore(bench.keys.scheduled, job_id) is None
+    assert bench.redis.llen(bench.keys.waiting(place("normal"))) == 0
+    assert bench.redis.get(bench.keys.job(job_id)) == record
+    assert len(seen) == 1
+
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+async def test_every_record_of_every_protocol_so_far_runs(bench: Bench) -> None:
+    """What earlier versions and other languages left in Redis is worked off by this one."""
+    lines = [
+        line for path in GOLDEN.glob("records_*.jsonl") for line in path.read_text().splitlines()
+    ]
+    assert len(lines) >= 8
+    bench.app.task(name="t")(_anything)
+    ids = []
+    for line in lines:
+        known = json.loads(line)
+        ids.append(known["members"]["id"])
+        bench.push(
+            known["record"].encode(),
+            ids[-1],
+            "route:gpu:queue:high" if "gpu" in line else place("normal"),
+        )
+    await bench.worker(worker_routing_keys=("default", "gpu"))
+    bench.warden()  # brings back what lies in a list that nobody serves
+    for job_id in ids:
+        assert (await bench.status(job_id, "completed", "failed")).status == "completed"
+    bench.drift_allowed = sum(json.loads(line)["ours"] for line in lines)
+
+
+async def _anything(**payload: object) -> None:
+    del payload
