@@ -501,6 +501,38 @@ class Broker:
         args: list[Any] = [MEMORY_MS, *job_ids]
         return int(await self.transport.call(self.scripts.purge, script_keys, args))
 
+    async def restore(
+        self, place: str, jobs: Sequence[tuple[str, str]], counters: Mapping[str, int]
+    ) -> int:
+        """Put jobs back that have records and are nowhere, at most 500.
+
+        Args:
+            place: Where those go that wait.
+            jobs: (id, way): `w` = waiting, `s<unix s>` = scheduled, `d<unix s>` = dead.
+            counters: As they were before the caller looked for these jobs.
+
+        Returns:
+            How many were put back; -1 = jobs have moved since, look again.
+
+        Moves: nothing -> pending | scheduled | failed. Atomic: `restore.lua`.
+        """
+        keys = self.keys
+        script_keys = [
+            keys.counters,
+            keys.scheduled,
+            keys.dead,
+            keys.waiting(place),
+            keys.wake(place),
+            keys.places(),
+        ]
+        script_keys += (keys.job(job_id) for job_id, _ in jobs)
+        args: list[Any] = [len(jobs), place, len(counters)]
+        for name, count in counters.items():
+            args += (name, count)
+        for job in jobs:
+            args += job
+        return int(await self.transport.call(self.scripts.restore, script_keys, args))
+
     # --- tasks with lists of their own ---------------------------------------------------------
 
     async def specialise(self, ttl_s: float, tasks: Sequence[str] = ()) -> Specials:

@@ -86,6 +86,7 @@ class Scripts:
     locate: Script
     revive: Script
     purge: Script
+    restore: Script
     prune: Script
     sort: Script
     specialise: Script

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from bananas.cli.conservation import explain_drift
+from bananas.cli.repair import JobsMoveError, repair, wrong_types
 from bananas.cli.screen import age, count, jobs
 from bananas.cli.session import NoServerError, located, opened, run
 from bananas.embedded import find_server
@@ -68,6 +69,7 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     findings: list[Finding] = field(default_factory=list[Finding])
     audit: dict[str, Any] | None = None
+    repaired: list[str] | None = None
 
     def ok(self, what: str) -> None:
         """Note what is as it should be."""
@@ -82,8 +84,8 @@ class Report:
         self.findings.append(Finding("wrong", what, advice))
 
 
-def examine(settings: Settings, *, audit: bool) -> Report:
-    """Look at everything; never raises for what it finds."""
+def examine(settings: Settings, *, audit: bool, mend: bool = False) -> Report:
+    """Look at everything, after a repair with `mend`; never raises for what it finds."""
     report = Report()
     _look_at_code(report)
     _look_at_machine(report, settings)
@@ -97,7 +99,7 @@ def examine(settings: Settings, *, audit: bool) -> Report:
         label += "  (embedded)"
     report.facts["server"] = label
     try:
-        run(_look_at_server(report, found, audit=audit))
+        run(_look_at_server(report, found, audit=audit, mend=mend))
     except BananasError as error:
         report.blame(f"the server cannot be used: {error}", "is it running, and the URL right?")
     return report
@@ -194,8 +196,13 @@ def _look_at_disk(report: Report, folder: Path) -> None:
 # --- the server ---------------------------------------------------------------------------------
 
 
-async def _look_at_server(report: Report, settings: Settings, *, audit: bool) -> None:
+async def _look_at_server(report: Report, settings: Settings, *, audit: bool, mend: bool) -> None:
     async with opened(settings) as client:
+        if mend:
+            try:
+                report.repaired = await repair(client)
+            except JobsMoveError as error:
+                report.blame(f"not repaired: {error}", str(error.hint))
         info = await _info(client)
         _judge_version(report, info)
         _judge_memory(report, info)
@@ -205,9 +212,10 @@ async def _look_at_server(report: Report, settings: Settings, *, audit: bool) ->
         _judge_role(report, info)
         await _judge_durability(report, client, settings)
         await _judge_latency(report, client)
-        await _judge_work(report, client)
-        if audit:
-            await _judge_audit(report, client)
+        if await _judge_types(report, client):
+            await _judge_work(report, client)
+            if audit:
+                await _judge_audit(report, client)
     if info.get("tcp_port") == "0":
         _look_at_disk(report, settings.data_dir)
 
@@ -348,6 +356,17 @@ async def _judge_latency(report: Report, client: Client) -> None:
         )
     else:
         report.ok(f"the server answers in {median:.2f} ms")
+
+
+async def _judge_types(report: Report, client: Client) -> bool:
+    """Tell whether our keys are what they must be; else nothing can be read from them."""
+    wrong = await wrong_types((await client.session()).broker)
+    for key, (found, want) in wrong.items():
+        report.blame(
+            f"{key} is a {found} and must be a {want}: another program writes under our prefix",
+            "bananas doctor --repair sets it aside",
+        )
+    return not wrong
 
 
 async def _judge_work(report: Report, client: Client) -> None:

@@ -108,7 +108,7 @@ async def _look_through(broker: Broker, audit: Audit) -> tuple[int, int, int]:
     foreign = missing = looked_at = 0
     command, keys = broker.transport.command, broker.keys
     cancelled = set(await command("SMEMBERS", keys.cancelled, repeat=True))
-    async for ids in _present(broker, audit):
+    async for ids in present(broker, audit):
         asked = [job_id for job_id in ids if job_id not in cancelled]
         looked_at += len(asked)
         tails = await asyncio.gather(
@@ -133,7 +133,7 @@ def is_ours(tail: bytes) -> bool:
     return tail.endswith(b'"}') and b',"list":"' in tail
 
 
-async def _present(broker: Broker, audit: Audit) -> AsyncIterator[list[bytes]]:
+async def present(broker: Broker, audit: Audit) -> AsyncIterator[list[bytes]]:
     """Give the ids of all places in lists."""
     command, keys = broker.transport.command, broker.keys
     for item in audit.places:

@@ -18,6 +18,12 @@ _PLAIN_MARKS: Final = {"ok": "ok", "advice": "!!", "wrong": "XX"}
 
 @click.command()
 @flag("--audit", is_flag=True, help="Count every job, and explain any that are missing or extra.")
+@flag(
+    "--repair",
+    "mend",
+    is_flag=True,
+    help="Put back what records still tell after keys were deleted or overwritten by hand.",
+)
 @flag("--all", "show_all", is_flag=True, help="Show every setting, not only those that were set.")
 @as_json
 @connection
@@ -27,6 +33,7 @@ def doctor(
     /,
     *,
     audit: bool,
+    mend: bool,
     show_all: bool,
     json_output: bool,
 ) -> None:
@@ -41,7 +48,7 @@ def doctor(
         {"variable": variable, "value": value, "source": source_of(field, flags, pyproject)}
         for field, (variable, value) in zip(fields, settings.describe().items(), strict=True)
     ]
-    report = examine(settings, audit=audit)
+    report = examine(settings, audit=audit, mend=mend)
     wrong = [finding for finding in report.findings if finding.grade == "wrong"]
     if json_output:
         told: dict[str, Any] = {
@@ -50,6 +57,8 @@ def doctor(
             "facts": report.facts,
             "findings": [finding._asdict() for finding in report.findings],
         }
+        if report.repaired is not None:
+            told["repaired"] = report.repaired
         if report.audit is not None:
             told["audit"] = report.audit
         print_json(told)
@@ -57,6 +66,10 @@ def doctor(
         _show_settings(described, show_all=show_all)
         _section("what is here")
         members([(name, str(value)) for name, value in report.facts.items()], indent="  ")
+        if report.repaired is not None:
+            _section("repair")
+            for deed in report.repaired or ("nothing was to be mended",):
+                click.echo(f"  {harmless(deed)}")
         if report.audit is not None:
             _section("audit")
             members([(name, str(value)) for name, value in report.audit.items()], indent="  ")

@@ -254,14 +254,16 @@ class Worker:
         """
         if self._thread_lane.running():
             self._board.end_everything()
-        elif self.epoch and await self._bounded(self._reclaim(), "give everything back", within_s):
+        elif self.epoch and await self._bounded(
+            self._reclaim(self.epoch), "give everything back", within_s
+        ):
             self._slot.epoch = ""
 
-    async def _reclaim(self) -> None:
+    async def _reclaim(self, epoch: str) -> None:
         placed: dict[bytes, str] = {}
         state = "more"
         while state == "more":
-            step = await self._broker.reclaim(self.epoch, proven=True, placed=placed)
+            step = await self._broker.reclaim(epoch, proven=True, placed=placed)
             state = step.state
             placed = await find_places(self._broker, step.unplaced)
 
@@ -399,13 +401,15 @@ class Worker:
         # their outcomes would be refused: others run these jobs, from now on or soon
         self._loop_lane.give_back_running()
         self._thread_lane.give_back_running()
-        task = asyncio.get_running_loop().create_task(self._renew_epoch(), name=_RENEWER)
+        task = asyncio.get_running_loop().create_task(self._renew_epoch(epoch), name=_RENEWER)
         task.add_done_callback(self._on_end)
         self._tasks.append(task)
 
-    async def _renew_epoch(self) -> None:
+    async def _renew_epoch(self, fenced: str) -> None:
         while not self._leaving:
             try:
+                # where Redis has lost the epoch itself, nobody else would give its jobs back
+                await self._reclaim(fenced)
                 await self._take_epoch()
             except BrokerError as error:
                 log.warning("cannot take a new epoch: %s", error)

@@ -52,6 +52,40 @@ def test_the_screen_says_the_same(alone: Bananas) -> None:
     assert "BANANAS_WORKER_CONCURRENCY" in alone("doctor", "--all").stdout
 
 
+def test_a_lost_list_is_repaired(alone: Bananas, raw: Redis, alone_prefix: str) -> None:
+    """What was done is said, on the screen and as JSON; a second repair finds nothing to do."""
+    for n in range(3):
+        alone("enqueue", "x", f"n={n}")
+    lost = f"{alone_prefix}:queue:normal"
+    waiting = raw.lrange(lost, 0, -1)
+    raw.delete(lost)
+    assert "3 jobs fewer" in alone("doctor", "--audit").stdout
+    shown = alone("doctor", "--repair").stdout
+    assert "3 jobs put back that had a record and were nowhere" in shown
+    assert raw.lrange(lost, 0, -1) == waiting
+    told = members(alone("doctor", "--repair", "--audit", "--json"))
+    assert (told["repaired"], told["audit"]["drift"]) == ([], 0)
+    assert "nothing was to be mended" in alone("doctor", "--repair").stdout
+
+
+def test_a_repair_waits_until_nothing_moves(
+    alone: Bananas, raw: Redis, alone_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that move cannot be told from those that are nowhere: none is put anywhere."""
+
+    async def moved(*_: object) -> int:
+        return -1
+
+    alone("enqueue", "x")
+    raw.delete(f"{alone_prefix}:queue:normal")
+    monkeypatch.setattr("bananas.broker.Broker.restore", moved)
+    monkeypatch.setattr("bananas.cli.repair._PAUSE_S", 0.0)
+    result = alone("doctor", "--repair")
+    assert result.exit_code == exits.FAILED
+    assert "not repaired" in result.stdout
+    assert "stop the workers" in result.stdout
+
+
 def test_secrets_are_not_shown(alone: Bananas) -> None:
     """Neither the token nor the password of the URL."""
     env = {
