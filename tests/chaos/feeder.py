@@ -1,7 +1,7 @@
 """The producers of a run, one process: submits jobs of all kinds, and sees how each ends.
 
 `python -m chaos.feeder LEDGER PREFIX URL PROXIED_URL RATE SEED`; obeys lines on its standard input:
-`go`, `quiet`, `leave`. What a submission came to is written when it is known; one whose
+`go`, `burst`, `quiet`, `leave`. What a submission came to is written when it is known; one whose
 outcome is unknown is repeated with the same id until it is.
 """
 
@@ -30,7 +30,7 @@ from bananas.errors import (
 )
 from bananas.keys import Keys
 from bananas.settings import Settings
-from chaos.kinds import KINDS, Kind, draw
+from chaos.kinds import BURST, KINDS, Kind, draw
 from chaos.ledger import Pen
 
 AT_ONCE: Final = 64
@@ -79,6 +79,9 @@ class Feeder:
             match line.strip():
                 case b"go":
                     self._quiet = False
+                case b"burst":
+                    for _ in range(BURST):
+                        await self._spawn("patient")
                 case b"quiet":
                     self._quiet = True
                     loop.create_task(self._tell_when_done())  # noqa: RUF006 - lives as long as we do
@@ -105,16 +108,19 @@ class Feeder:
             await asyncio.sleep(self._chance.expovariate(self._rate))
             if self._quiet or len(self._open) > MOST_OPEN:
                 continue
-            await self._room.acquire()
             name = draw(self._chance)
             for rare, at_s in due.items():
                 if time.monotonic() - began >= at_s:
                     name = rare
                     due[rare] += KINDS[rare].every_s * self._chance.uniform(0.7, 1.3)
                     break
-            task = asyncio.ensure_future(self._one(name, KINDS[name]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            await self._spawn(name)
+
+    async def _spawn(self, name: str) -> None:
+        await self._room.acquire()
+        task = asyncio.ensure_future(self._one(name, KINDS[name]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _one(self, name: str, kind: Kind) -> None:
         try:

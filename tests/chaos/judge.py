@@ -356,7 +356,7 @@ SOMETIMES: Final[Mapping[str, tuple[str, ...]]] = {
     "reconnected": ("redis-killed", "clients-killed", "link-refused"),
     "submission refused: memory full": ("redis-full",),
     "settled at full memory": ("redis-full",),
-    "reclaim held back by grace": ("redis-stopped-long", "fleet-stopped-long"),
+    "reclaim held back by grace": ("redis-down-long", "redis-stopped-long", "fleet-stopped-long"),
     "jobs of a lost answer given back": ("workers-cut-off",),
     "dequeue repeated, same batch": ("answers-lost",),
     "enqueue repeated, one job": ("answers-lost",),

@@ -52,6 +52,8 @@ KINDS: dict[str, Kind] = {
     "valued": Kind("quick", share=10, options={"result": True}),
     "slow": Kind("slow", share=10, payload={"seconds": 0.3}, options={"result": True}),
     "long": Kind("slow", share=0.7, payload={"seconds": 4.0}),
+    # submitted by the handful before an outage, to be at work until after it
+    "patient": Kind("slow", payload={"seconds": 13.0}, options={"result": True}),
     "threaded": Kind("threaded", share=8, payload={"seconds": 0.05}, options={"result": True}),
     "inline": Kind("inline", share=6),
     "item": Kind("bunch", share=8, payload={"say": "ok"}),
@@ -100,6 +102,10 @@ KINDS: dict[str, Kind] = {
 
 _SHARED = [name for name, kind in KINDS.items() if kind.share]
 _SHARES = [KINDS[name].share for name in _SHARED]
+
+
+BURST = 6
+"""How many patient jobs a handful is."""
 
 
 def draw(chance: Random) -> str:

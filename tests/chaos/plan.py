@@ -84,6 +84,7 @@ SECONDS: dict[str, float] = {
     "fleet-restarted": 4.0,
     "fleet-rolled": 3.0,
     "redis-killed": 1.0,
+    "redis-down-long": LONG_S,
     "redis-stopped": 1.0,
     "redis-stopped-long": LONG_S,
     "redis-paused": 1.5,
@@ -103,12 +104,16 @@ RESTARTS = ("supervisor-killed", "host-killed", "fleet-restarted")
 
 _OFTEN = {
     "worker-killed": 4,
-    "redis-killed": 2,
     "clients-killed": 2,
-    "answers-lost": 2,
     "fleet-restarted": 2,
 }
 ONLY_RIGHT = ("answers-lost", "link-silent", "link-refused", "workers-cut-off")
+
+OUTLASTED = (
+    *("redis-killed", "redis-down-long", "redis-stopped-long"),
+    *("worker-stopped-long", "workers-cut-off"),
+)
+"""Those that jobs at work are to outlast: live workers keep what they hold."""
 
 
 def cycle_s() -> float:

@@ -16,7 +16,7 @@ from bananas.sync_client import SyncClient
 from chaos import growth, recovery
 from chaos.judge import SOMETIMES, End, Verdict, judge, missing
 from chaos.monitor import Monitor
-from chaos.plan import make_plan
+from chaos.plan import SECONDS, Step, make_plan
 from chaos.stage import can_fake_clocks
 from fleets import PREFIX, session_of, wait_for
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from chaos.ledger import Entry
-    from chaos.plan import Step
     from chaos.stage import Stage
 
 DRAIN_S: Final = 90.0
@@ -36,6 +35,21 @@ ROUND_S: Final = 300.0
 """A soak is drained and judged so often."""
 
 SCAN: Final = 1000
+
+ENCORES: Final = 3
+"""How often a fault is made again that has not brought about what it is there for."""
+
+_AGAIN: Final = {kind: (kind, "") for kind in SECONDS} | {
+    "fail": ("fleet-restarted", "fail=mid_job:20"),
+    "clock": ("fleet-restarted", "clock=+3600s"),
+}
+
+_ON_THE_WIRE: Final = {
+    "dequeue": "dequeue repeated, same batch",
+    "enqueue": "enqueue repeated, one job",
+    "settle": "settle repeated, one effect",
+    "fired": "answer lost by the proxy",
+}
 
 
 @dataclass
@@ -86,6 +100,8 @@ class Run:
         self._round_s = round_s
         self._summary = summary
         self._happened: set[str] = set()
+        self._counted = Counter[str]()
+        """What happened in the rounds before this one, by their ledgers."""
         self._said_s = 0.0
         self._steady_pids: list[int] = []
         self.monitor = Monitor(stage)
@@ -111,7 +127,7 @@ class Run:
                 if can_fake_clocks() or not step.detail.startswith("clock")
             ]
             summary.plan += [{**asdict(step), "round": number} for step in plan]
-            self._round(plan, length_s)
+            self._round(plan, length_s, last=left_s < 1.5 * self._round_s)
             number += 1
             if time.monotonic() + 30 > ends_s or summary.findings:
                 break
@@ -123,12 +139,12 @@ class Run:
         self._add(judge(self.monitor.entries, End()))
         self._judge_processes()
         self._judge_growth()
-        counts = self.monitor.seen.counts
+        counts = self._counts()
         summary.sometimes = {name: counts[name] for name in SOMETIMES}
         summary.missing = missing(counts, self._happened)
         summary.recovery = recovery.table(self.recoveries)
 
-    def _round(self, plan: list[Step], length_s: float) -> None:
+    def _round(self, plan: list[Step], length_s: float, *, last: bool) -> None:
         stage = self._stage
         began_s = time.monotonic()
         stage.tell_feeder("go")
@@ -138,6 +154,8 @@ class Run:
             stage.carry_out(step)
             self._progress()
         self._wait_until(began_s + length_s)
+        if last:
+            self._encore()
         stage.tell_feeder("quiet")
         wait_for(self._has_come("quiet"), within_s=60.0, what="the feeder's last submissions")
         for name in ("left", "right"):
@@ -145,6 +163,21 @@ class Run:
             stage.restart(stage.troupes[name])
         self._drain()
         self._close_round()
+
+    def _encore(self) -> None:
+        """Make those faults again that did not bring about what they are there for."""
+        for attempt in range(ENCORES):
+            wanting = missing(self._counts(), self._happened)
+            needs = [need for name in wanting for need in SOMETIMES[name] if need in _AGAIN]
+            # one for each that is wanting: the next, if that one did not do either
+            steps = {_AGAIN[need] for need in needs[attempt:] or needs}
+            if not steps:
+                return
+            for kind, detail in sorted(steps):
+                self._say(f"again: {kind} {detail}".rstrip())
+                chance = (self._summary.seed % 97) / 97
+                self._stage.carry_out(Step(0.0, kind, "right", chance, SECONDS[kind], detail))
+                self._wait_until(time.monotonic() + 3.0)
 
     def _has_come(self, what: str) -> Callable[[], bool]:
         """Return a condition: an entry of this kind has been written since now."""
@@ -190,7 +223,8 @@ class Run:
         with stage.client() as client:
             verdict = judge(entries, self._look_at_end(client))
             self._clean(client, verdict)
-        self._count(entries)
+        self._happened |= {e["kind"] for e in entries if e["what"] == "offer"}
+        self._counted += _count(entries)
         self._add(verdict)
         self.recoveries += recovery.of(entries)
         memory = self.monitor.seen.used_memory[-1][1] if self.monitor.seen.used_memory else 0
@@ -268,39 +302,10 @@ class Run:
         # the next round counts from 0
         client.delete(keys.dead, keys.counters)
 
-    def _count(self, entries: list[Entry]) -> None:
-        """Count what must have happened, as far as the ledger tells it."""
-        counts = self.monitor.seen.counts
-        wire: dict[str, int] = {}
-        for entry in entries:
-            match entry["what"]:
-                case "refused":
-                    counts["submission refused: memory full"] += 1
-                case "wire":
-                    wire = entry
-                case "finish" if entry["error"].startswith("poison"):
-                    counts["poison dead-lettered"] += 1
-                case "finish" if "expired" in entry["error"]:
-                    counts["expired"] += 1
-                case "finish" if entry["status"] == "cancelled":
-                    counts["cancelled"] += 1
-                case "offer" if entry["kind"] in ("blocker", "poison"):
-                    self._happened.add(entry["kind"])
-                case _:
-                    pass
-        for name, what in (
-            ("dequeue repeated, same batch", "dequeue"),
-            ("enqueue repeated, one job", "enqueue"),
-            ("settle repeated, one effect", "settle"),
-            ("answer lost by the proxy", "fired"),
-        ):
-            counts[name] = max(counts[name], wire.get(what, 0))
-        full = [(e["at"], e["what"]) for e in entries if e.get("kind") == "redis-full"]
-        for (begin, _), (end, _) in zip(full[::2], full[1::2], strict=False):
-            counts["settled at full memory"] += sum(
-                begin + 1 < e["at"] < end for e in entries if e["what"] == "finish"
-            )
-        counts["given back in order"] += sum(e.get("how") == "cut" for e in entries)
+    def _counts(self) -> Counter[str]:
+        """Return how often each thing has happened so far."""
+        entries = self.monitor.entries
+        return self._counted + self.monitor.seen.counts + _count(entries)
 
     def _judge_processes(self) -> None:
         seen, summary = self.monitor.seen, self._summary
@@ -357,6 +362,34 @@ class Run:
             f"  stale {happened['stale ack refused']:>3}"
             f"  last: {faults[-1] if faults else '-'}"
         )
+
+
+def _count(entries: list[Entry]) -> Counter[str]:
+    """Count what must have happened, as far as the ledger tells it."""
+    counts = Counter[str]()
+    for entry in entries:
+        match entry["what"]:
+            case "refused":
+                counts["submission refused: memory full"] += 1
+            case "wire":
+                for name, meaning in _ON_THE_WIRE.items():
+                    counts[meaning] += entry.get(name, 0)
+            case "finish" if entry["error"].startswith("poison"):
+                counts["poison dead-lettered"] += 1
+            case "finish" if "expired" in entry["error"]:
+                counts["expired"] += 1
+            case "finish" if entry["status"] == "cancelled":
+                counts["cancelled"] += 1
+            case "end" if entry["how"] == "cut":
+                counts["given back in order"] += 1
+            case _:
+                pass
+    full = [entry["at"] for entry in entries if entry.get("kind") == "redis-full"]
+    for begin, end in zip(full[::2], full[1::2], strict=False):
+        counts["settled at full memory"] += sum(
+            begin + 1 < entry["at"] < end for entry in entries if entry["what"] == "finish"
+        )
+    return counts
 
 
 def _kept_for_ever(client: Redis, ids: list[str]) -> list[str]:

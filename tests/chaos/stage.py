@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from chaos.kinds import STEADY_KEY
 from chaos.ledger import Pen
-from chaos.plan import LEASE_S, ONLY_RIGHT, Step
+from chaos.plan import LEASE_S, ONLY_RIGHT, OUTLASTED, Step
 from fleets import PREFIX, Fleet, Scene, session_of, wait_for
 from fleets import Ledger as FleetLedger
 from servers import Server
@@ -240,49 +240,16 @@ class Stage:
     def carry_out(self, step: Step) -> None:
         """Do what a step of the plan says, and write it down; returns when it is over."""
         troupe = self.troupes[step.fleet]
+        if step.kind in OUTLASTED:
+            self.tell_feeder("burst")
+            self.pause(0.5)
         self._struck_s = time.monotonic()
-        victims: Sequence[int] = ()
         self.pen.note("fault", kind=step.kind, fleet=step.fleet, detail=step.detail)
-        match step.kind:
-            case "worker-killed":
-                victims = self._one(troupe, "worker", step.chance)
-                self._harm(step.kind, victims, 1.0)
-                self._signal(victims, signal.SIGKILL)
-            case "warden-killed":
-                victims = self._one(troupe, "warden", step.chance)
-                self._harm(step.kind, victims, 1.0)
-                self._signal(victims, signal.SIGKILL)
-            case "worker-stopped" | "worker-stopped-long":
-                victims = self._stop(self._one(troupe, "worker", step.chance), step.seconds)
-            case "warden-stopped-long":
-                victims = self._workers(troupe)
-                self._harm(step.kind, victims, step.seconds + SETTLE_S)
-                self._stop(self._one(troupe, "warden", step.chance), step.seconds)
-            case "fleet-stopped-long":
-                victims = self._workers(troupe)
-                self._harm(step.kind, victims, step.seconds + SETTLE_S)
-                self._stop(session_of(troupe.now.pid), step.seconds)
-            case "supervisor-killed":
-                victims = self._workers(troupe)
-                self._harm(step.kind, [troupe.now.pid, *victims], 60.0)
-                troupe.lives[-1].killed = True
-                self._signal([troupe.now.pid], signal.SIGKILL)
-                self.pause(step.seconds)
-                self.start(troupe, step.detail)
-            case "host-killed":
-                victims = self._workers(troupe)
-                self._harm(step.kind, [troupe.now.pid, *victims], 60.0)
-                troupe.lives[-1].killed = True
-                self._signal(session_of(troupe.now.pid), signal.SIGKILL)
-                self.pause(step.seconds)
-                self.start(troupe, step.detail)
-            case "fleet-restarted":
-                victims = self._workers(troupe)
-                self.restart(troupe, step.detail)
-            case "fleet-rolled":
-                victims = self._roll(troupe)
-            case _:
-                self._harm_server(step)
+        if step.kind.startswith(("redis", "scripts", "clients")) or step.kind in ONLY_RIGHT:
+            self._harm_server(step)
+            victims: Sequence[int] = ()
+        else:
+            victims = self._harm_fleet(step, troupe)
         self.pen.note(
             "over",
             kind=step.kind,
@@ -291,6 +258,42 @@ class Stage:
             served=self._workers(troupe) if step.kind in ONLY_RIGHT else [],
             began=self._struck_s,
         )
+
+    def _harm_fleet(self, step: Step, troupe: Troupe) -> Sequence[int]:
+        """Harm processes; returns those whose jobs may have to run again."""
+        victims: Sequence[int] = self._workers(troupe)
+        match step.kind:
+            case "worker-killed" | "warden-killed":
+                victims = self._one(troupe, step.kind.partition("-")[0], step.chance)
+                self._harm(step.kind, victims, 1.0)
+                self._signal(victims, signal.SIGKILL)
+            case "worker-stopped" | "worker-stopped-long":
+                victims = self._stop(self._one(troupe, "worker", step.chance), step.seconds)
+            case "warden-stopped-long":
+                self._harm(step.kind, victims, step.seconds + SETTLE_S)
+                self._stop(self._one(troupe, "warden", step.chance), step.seconds)
+            case "fleet-stopped-long":
+                self._harm(step.kind, victims, step.seconds + SETTLE_S)
+                self._stop(session_of(troupe.now.pid), step.seconds)
+            case "supervisor-killed":
+                self._kill_for_good(troupe, [troupe.now.pid], step)
+            case "host-killed":
+                self._kill_for_good(troupe, session_of(troupe.now.pid), step)
+            case "fleet-restarted":
+                self.restart(troupe, step.detail)
+            case "fleet-rolled":
+                self._roll(troupe)
+            case _:
+                raise ValueError(step.kind)
+        return victims
+
+    def _kill_for_good(self, troupe: Troupe, pids: Sequence[int], step: Step) -> None:
+        """Kill a supervisor, alone or with its children; another takes its place."""
+        self._harm(step.kind, [troupe.now.pid, *self._workers(troupe)], 60.0)
+        troupe.lives[-1].killed = True
+        self._signal(pids, signal.SIGKILL)
+        self.pause(step.seconds)
+        self.start(troupe, step.detail)
 
     def restart(self, troupe: Troupe, detail: str = "") -> None:
         """Stop a fleet in order and start it again."""
@@ -328,9 +331,9 @@ class Stage:
         self._signal(pids, signal.SIGCONT)
         return list(pids)
 
-    def _roll(self, troupe: Troupe) -> list[int]:
-        victims = self._workers(troupe)
-        self._harm("fleet-rolled", victims, 30.0)
+    def _roll(self, troupe: Troupe) -> None:
+        """Have all children replaced, one by one."""
+        self._harm("fleet-rolled", self._workers(troupe), 30.0)
         rolled = troupe.now.said("roll-ended")
         troupe.now.signal(signal.SIGHUP)
         with suppress(AssertionError):  # under a fail point it may be given up
@@ -338,12 +341,11 @@ class Stage:
                 lambda: troupe.now.said("roll-ended") + troupe.now.said("roll-given-up") > rolled,
                 within_s=15.0,
             )
-        return victims
 
     def _harm_server(self, step: Step) -> None:
         server = self.server
         match step.kind:
-            case "redis-killed":
+            case "redis-killed" | "redis-down-long":
                 self.pen.note("redis-killed")
                 server.kill()
                 self.pause(step.seconds)
@@ -353,7 +355,7 @@ class Stage:
                 with server.frozen():
                     self.pause(step.seconds)
             case "answers-lost":
-                self._through_the_wire(f"lose {0.01 + 0.03 * step.chance:.3f}", step)
+                self._through_the_wire(f"lose {0.03 + 0.03 * step.chance:.3f}", step)
             case "link-silent":
                 self._through_the_wire("silence", step)
             case "workers-cut-off":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from typing import Final
 from weakref import WeakSet
 
@@ -20,7 +21,6 @@ from faults.proxy import Fault, FaultProxy, Plan
 LOSSES: Final = (
     Fault.DROP_REPLY,
     Fault.CUT_AFTER,
-    Fault.CUT_BEFORE,
     Fault.RESET_MID_REPLY,
     Fault.DUPLICATE,
 )
@@ -98,16 +98,16 @@ class Wire(FaultProxy):
 async def count(wire: Wire, pen: Pen) -> None:
     """Count what comes again, and forget what came."""
     repeats = Repeats()
-    told: dict[str, int] = {}
+    told = Counter[str]()
     while True:
         await asyncio.sleep(LOOK_S)
         seen, wire.seen = wire.seen, []
         for frame in seen:
             repeats.look(frame)
-        counts = {**repeats.counts, "fired": wire.fired}
-        if counts != told:
+        counts = Counter({**repeats.counts, "fired": wire.fired})
+        if more := counts - told:
             told = counts
-            pen.note("wire", **counts)
+            pen.note("wire", **more)
 
 
 async def main(upstream: str, ledger: str, seed: int) -> None:
