@@ -20,6 +20,7 @@ from bananas.address import parse_url
 from bananas.broker import Broker, Specials
 from bananas.clock import SYSTEM_CLOCK
 from bananas.context import running_job
+from bananas.errors import BrokerError, BrokerUnavailableError
 from bananas.eviction import refuse_eviction
 from bananas.keys import Keys
 from bananas.log import configure
@@ -133,6 +134,7 @@ def worker_body(
                 crashes = [asyncio.ensure_future(_crash_with(worker.broken))]
 
                 async def start() -> None:
+                    await until_redis_answers(broker)
                     if not settings.allow_eviction:
                         await refuse_eviction(broker)
                     await worker.start()
@@ -160,6 +162,22 @@ def worker_body(
         return 0
 
     return body
+
+
+async def until_redis_answers(broker: Broker) -> None:
+    """Wait, for as long as it takes: an outage is no fault of this process.
+
+    Were it a boot failure, a worker that dies in a long outage would end the whole fleet.
+    """
+    while True:
+        try:
+            await broker.transport.command("PING", repeat=True)
+        except BrokerUnavailableError as error:
+            log.warning("this worker begins when Redis answers: %s", error)
+        except BrokerError:
+            return  # an answer all the same: what is wrong shows with the first call
+        else:
+            return
 
 
 async def _crash_with(broken: asyncio.Event) -> None:

@@ -23,7 +23,7 @@ class Recovery:
         began: When, by the ledger's clock.
         over: When it was taken back.
         service: From its end to the next start of a job, of any or, where the fault meets one
-            fleet's connections, of one there; None = none came.
+            fleet's connections, of one there; None = the next fault came first.
         held: How many jobs its victims were at work on and others ran again.
         first: From the fault to the first of these runs; None = there was none.
         last: To the last of them.
@@ -45,6 +45,7 @@ def of(entries: Sequence[Entry]) -> list[Recovery]:
     for entry in entries:
         if entry["what"] in ("start", "end"):
             runs[entry["id"]].append(entry)
+    faults = sorted(e["at"] for e in entries if e["what"] == "fault")
     found: list[Recovery] = []
     for over in entries:
         if over["what"] != "over":
@@ -52,6 +53,9 @@ def of(entries: Sequence[Entry]) -> list[Recovery]:
         served = {*over["served"]}
         after = (e["at"] for e in starts if not served or e["pid"] in served)
         service = next((at - over["at"] for at in after if at > over["at"]), None)
+        following = next((at for at in faults if at > over["at"]), float("inf"))
+        if service is not None and over["at"] + service > following:
+            service = None
         waits = _waits(runs, {*over["victims"]}, over["began"])
         first, last = (min(waits), max(waits)) if waits else (None, None)
         found.append(
@@ -86,6 +90,7 @@ def table(recoveries: Iterable[Recovery]) -> dict[str, dict[str, Any]]:
     lines: dict[str, dict[str, Any]] = {}
     for kind, ones in sorted(by_kind.items()):
         line: dict[str, Any] = {"faults": len(ones), "held": sum(one.held for one in ones)}
+        line["overtaken"] = sum(one.service is None for one in ones)
         for name in ("service", "first", "last"):
             values = [v for one in ones if (v := getattr(one, name)) is not None]
             line[name] = [round(v, 3) for v in quantiles(values)] if values else None

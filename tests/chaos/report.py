@@ -37,10 +37,14 @@ def lines(summary: Summary) -> list[str]:
         f"  {count:>7}  {name}" + ("   MISSING" if name in summary.missing else "")
         for name, count in summary.sometimes.items()
     ]
-    out += ["", "recovery, s (p50 / p99 / max):", f"  {'fault':<22}{'n':>4}{'held':>6}"]
+    out += [
+        "",
+        "recovery, s (p50 / p99 / max):",
+        f"  {'fault':<22}{'n':>4}{'cut short':>10}{'held':>6}",
+    ]
     out[-1] += f"  {'service goes on':<24}{'first job again':<24}{'last job again':<24}"
     for kind, line in summary.recovery.items():
-        row = f"  {kind:<22}{line['faults']:>4}{line['held']:>6}"
+        row = f"  {kind:<22}{line['faults']:>4}{line['overtaken']:>10}{line['held']:>6}"
         for name in ("service", "first", "last"):
             values = line[name]
             text = " / ".join(f"{value:.3f}" for value in values) if values else "-"

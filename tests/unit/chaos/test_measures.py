@@ -47,6 +47,7 @@ def test_recovery_is_from_the_fault_to_the_runs_of_what_its_victims_held() -> No
         "worker-killed": {
             "faults": 1,
             "held": 2,
+            "overtaken": 0,
             "service": [0.25, 0.25, 0.25],
             "first": [0.75, 0.75, 0.75],
             "last": [2.0, 2.0, 2.0],
@@ -65,6 +66,13 @@ def test_a_fault_after_which_nothing_runs_has_no_recovery() -> None:
     (one,) = of([start("a", 1.0, 7), over(2.0, 1.5, 7)])
     assert (one.service, one.first, one.last, one.held) == (None, None, None, 0)
     assert table([one])["worker-killed"]["first"] is None
+
+
+def test_the_next_fault_is_no_recovery_of_the_last() -> None:
+    """Where another fault comes first, it is that one which is waited for."""
+    entries = [over(2.0, 1.0), {"what": "fault", "at": 3.0}, start("a", 9.0, 8)]
+    assert of(entries)[0].service is None
+    assert table(of(entries))["worker-killed"]["overtaken"] == 1
 
 
 def test_quantiles_are_values_that_occurred() -> None:
