@@ -227,6 +227,9 @@ async def read_nothing(receive: Receive) -> None:
 WHOLE_REPLY: Final = "bananas.http.whole"
 """Our own ASGI extension: a function that answers a request in one write."""
 
+CLOSED: Final = "bananas.http.closed"
+"""Another: a function that tells whether the connection is closed, or about to be."""
+
 Fields = list[tuple[bytes, bytes]]
 WholeReply = Callable[[int, Fields, bytes], bool]
 _NONE: Final[dict[str, Any]] = {}
@@ -239,14 +242,25 @@ class BrokenOffError(Exception):
 class Answer:
     """An ASGI send that holds the head back for its body, so that both leave in one write."""
 
-    __slots__ = ("_head", "_send", "_whole", "begun")
+    __slots__ = ("_closed", "_head", "_to_server", "_whole", "begun")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         """Answer the request of this scope."""
-        self._send = send
-        self._whole: WholeReply | None = scope.get("extensions", _NONE).get(WHOLE_REPLY)
+        self._to_server = send
+        extensions = scope.get("extensions", _NONE)
+        self._whole: WholeReply | None = extensions.get(WHOLE_REPLY)
+        self._closed: Callable[[], bool] | None = extensions.get(CLOSED)
         self._head: Message | None = None
         self.begun = False
+
+    async def _send(self, message: Message) -> None:
+        try:
+            await self._to_server(message)
+        except RuntimeError:
+            # A reset closes the transport a moment before the server hears of it.
+            if self._closed is not None and self._closed():
+                raise ClientGoneError from None
+            raise
 
     async def __call__(self, message: Message) -> None:
         """Take the next message of the answer."""

@@ -34,6 +34,7 @@ log = logging.getLogger("bananas.http")
 GRANT_KEY: Final = "bananas.grant"
 """In a request's scope: what its caller may do."""
 
+_FIELD_BYTES: Final = 4  # ": " and the line's end
 _SCHEME: Final = b"bearer "
 _SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _LOOK_AGAIN_S: Final = 1.0
@@ -70,7 +71,8 @@ class Gate:
             Problem: 400, 401, 403, 415 or 431.
         """
         fields = scope["headers"]
-        if sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
+        size = len(scope["raw_path"]) + len(scope["query_string"]) + _FIELD_BYTES * len(fields)
+        if size + sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
             raise Problem("headers-too-large", f"the limit is {MAX_HEAD_BYTES} bytes")
         if b"content-encoding" in headers:
             check_encoding(headers)

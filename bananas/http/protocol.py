@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bananas.http.exchange import MAX_HEAD_BYTES, WHOLE_REPLY
+from bananas.http.exchange import CLOSED, MAX_HEAD_BYTES, WHOLE_REPLY
 from bananas.http.problems import MEDIA_TYPE, Problem
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from uvicorn import Config
+    from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from bananas.http.exchange import Fields
@@ -31,10 +32,19 @@ if TYPE_CHECKING:
 HEAD_TIMEOUT_S: Final = 5.0
 BODY_TIMEOUT_S: Final = 15.0
 MIN_BODY_RATE: Final = 1024.0
-"""Bytes a second that a body must keep up with on average, once it takes over 15 s."""
+"""Bytes a second that a body must keep up with in every 15 s that it takes."""
 
 DISCARD_TIMEOUT_S: Final = 5.0
 """How long the rest of a body may come in after its answer has gone out."""
+
+STALL_S: Final = 60.0
+"""How long an answer may lie here with nothing of it taken by its reader."""
+
+MAX_PIPELINED: Final = 64
+"""Requests of one connection that may wait for the answer to an earlier one."""
+
+MAX_FRAMING_BYTES: Final = 64 * 1024
+"""What chunk headers, extensions and trailers may take, beside eight times the body itself."""
 
 LOOK_S: Final = 1.0
 """How often connections are looked over; `Date` changes as often."""
@@ -55,12 +65,17 @@ class GuardedProtocol(HttpToolsProtocol):
         """Expect the first head."""
         super().__init__(*args, **kwargs)
         self._messages = 0  # heads that have begun
+        self._running: RequestResponseCycle | None = None  # the oldest without its answer
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
-        self._body_bytes = 0
+        self._body_bytes = 0  # of the body as it comes, framing included
+        self._content_bytes = 0  # of the body itself
+        self._measured_bytes = 0  # of the body as it came until its time was last measured
         self._ended = False
+        self._unsent_bytes = 0
         self._since = self.loop.time()  # when the head, the body or the discarding began
+        self._taken_at = self._since  # when the reader last took something that waited for it
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -83,6 +98,9 @@ class GuardedProtocol(HttpToolsProtocol):
                     self._end(Problem("headers-too-large", f"the limit is {MAX_HEAD_BYTES} bytes"))
             elif self._in_body:
                 self._body_bytes += len(data)
+                framing = self._body_bytes - self._content_bytes
+                if framing > MAX_FRAMING_BYTES + 8 * self._content_bytes:
+                    self._end(Problem("malformed-request", "the body is framed out of proportion"))
 
     def on_message_begin(self) -> None:
         """Note that a head has begun."""
@@ -93,17 +111,41 @@ class GuardedProtocol(HttpToolsProtocol):
             self._in_head = True
             self._since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head; those after a body are no part of it, and nobody asked."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Note that the body may begin."""
+        """Note that the body may begin.
+
+        Raises:
+            ValueError: Too many requests wait already; the parser's caller ends the connection.
+        """
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
+        super().on_headers_complete()
+        # Only now: what this refuses is a head that is wrong, and has no cycle of its own.
         self._in_head = False
         self._in_body = True
-        self._body_bytes = 0
+        self._body_bytes = self._content_bytes = self._measured_bytes = 0
         self._since = self.loop.time()
-        super().on_headers_complete()
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and cycle.scope is self.scope:
-            extensions: dict[str, Any] = {WHOLE_REPLY: partial(_reply_whole, cycle)}
+            extensions: dict[str, Any] = {
+                WHOLE_REPLY: partial(_reply_whole, cycle),
+                CLOSED: self.transport.is_closing,
+            }
             self.scope["extensions"] = extensions
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Count what is body."""
+        self._content_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the request is whole."""
@@ -120,6 +162,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse what is not HTTP."""
         self._end(Problem("malformed-request", msg))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answer without the upgrade, and close: from here on the parser takes nothing in."""
+        self._ended = True
+        self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.transport.close()
+
     # --- what takes too long ------------------------------------------------------------------
 
     def look_over(self, now: float) -> None:
@@ -128,6 +177,9 @@ class GuardedProtocol(HttpToolsProtocol):
         Args:
             now: The loop's time, seconds.
         """
+        if self._stalled(now):
+            self.transport.abort()
+            return
         took_s = now - self._since
         if self._in_head:
             if took_s > HEAD_TIMEOUT_S:
@@ -139,16 +191,30 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif (
             took_s > BODY_TIMEOUT_S
-            and self._body_bytes < took_s * MIN_BODY_RATE
             and not self.flow.read_paused  # then it is we who are slow
             and STREAM_KEY not in self.scope
         ):
-            self._end(
-                Problem(
-                    "request-timeout",
-                    f"the body took over {BODY_TIMEOUT_S:g} s at under {MIN_BODY_RATE:g} bytes/s",
+            if self._body_bytes - self._measured_bytes < took_s * MIN_BODY_RATE:
+                self._end(
+                    Problem(
+                        "request-timeout",
+                        f"the body came at under {MIN_BODY_RATE:g} bytes/s for "
+                        f"{BODY_TIMEOUT_S:g} s",
+                    )
                 )
-            )
+            # Anew each time: a quick beginning must not pay for a pause without end.
+            self._since, self._measured_bytes = now, self._body_bytes
+
+    def _stalled(self, now: float) -> bool:
+        """Whether an answer waits for a reader who has taken nothing for too long.
+
+        A transport that is to be closed is waited for too: it closes with its last byte.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent < self._unsent_bytes:
+            self._taken_at = now
+        self._unsent_bytes = unsent
+        return now - self._taken_at > STALL_S
 
     def _end(self, problem: Problem) -> None:
         """Say what is wrong, if it is this request's turn to be answered, and close."""
@@ -156,13 +222,22 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._ended = True
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        if cycle is not None and not cycle.response_complete and (self._in_head or self.pipeline):
-            # An earlier request is still being answered: that answer goes out, no other does.
-            cycle.keep_alive = False
-            self.pipeline.clear()
+        running = self._running
+        if (
+            running is not None
+            and not running.response_complete
+            and (self._in_head or cycle is not running)
+        ):
+            # What came before gets its answers; what is wrong gets none, and nothing follows it.
+            if not self._in_head:
+                self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else running
+            last.keep_alive = False
             self.flow.pause_reading()
             return
-        unanswered = cycle is None or cycle.response_complete or not cycle.response_started
+        unanswered = cycle is None or not cycle.response_started
+        if cycle is not None and cycle.response_complete:
+            unanswered = not self._in_body  # else it is the rest of what has its answer already
         # A connection that never sent a byte asked nothing: a browser's spare one.
         if unanswered and (self._messages or problem.kind == "overloaded"):
             self.transport.write(_raw(problem))
@@ -184,6 +259,7 @@ def _reply_whole(cycle: RequestResponseCycle, status: int, headers: Fields, body
     if (
         cycle.response_started
         or cycle.disconnected
+        or cycle.transport.is_closing()
         or cycle.flow.write_paused
         or cycle.scope["method"] == "HEAD"
     ):

@@ -39,6 +39,7 @@ SCOPES = {
     "DELETE /dead": "admin",
     "GET /queues": "read",
     "GET /stats": "read",
+    "GET /metrics": "read",
     "GET /livez": "open",
     "GET /readyz": "open",
     "GET /health": "read",

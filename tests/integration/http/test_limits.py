@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import re
+import socket
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from bananas.http import protocol
@@ -164,6 +166,63 @@ async def test_only_json_is_taken(api: Api, media_type: str | None) -> None:
     assert answer.status_code == 201
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"name":"t","payload":' + b"[" * 100_000, 400),
+        (b'{"name":"t","payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+        (b'{"name":"t","payload":' + b'{"a":' * 65 + b"1" + b"}" * 65 + b"}", 422),
+        (b'{"name":"t","payload":' + b"[" * 64 + b"]" * 64 + b"}", 201),
+        (b'{"name":"t","payload":' + b"9" * 100_000 + b"}", 400),
+        (b'{"name":"t","payload":-' + b"9" * 4300 + b"}", 201),
+        (b'{"name":"t","delay_s":' + b"9" * 4000 + b"}", 422),
+        (b'{"name":"t","max_retries":' + b"9" * 400 + b"}", 422),
+        (b'{"name":"t","payload":1e400}', 400),
+        (b'{"name":"t","payload":' + b"1" * 100_000 + b"e-100000}", 201),
+        (b'{"name":"t","payload":NaN}', 400),
+        (b'{"name":"t","payload":[Infinity]}', 400),
+        (b'{"name":"t","payload":-Infinity}', 400),
+        (b'{"name":"t","payload":"\\ud800"}', 400),
+        (b'{"name":"t","payload":"\xff"}', 400),
+        (b'{"name":"t","payload":"\x00"}', 400),
+        (b'\xef\xbb\xbf{"name":"t"}', 400),
+        (b'{"name":"t"}'.decode().encode("utf-16"), 400),
+        (b'{"name":"t"}{"name":"t"}', 400),
+        (b'{"name":"' + b"t" * 129 + b'"}', 422),
+        (b'{"name":"t","id":"a{b}"}', 422),
+        (b'{"name":"t","id":"a\\r\\nX: y"}', 422),
+        (b'{"name":"os.system\\u001b[2J"}', 422),
+    ],
+)
+async def test_json_has_its_limits(api: Api, body: bytes, status: int) -> None:
+    """Depth, digits, and what is no number or no text are refused, alone and in a batch."""
+    answer = await api.http.post(
+        "/jobs", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == status, answer.text[:300]
+    assert len(answer.content) < 20_000
+    answer = await api.http.post(
+        "/jobs/batch",
+        content=body + b'\n{"name":"last"}',
+        headers={"content-type": "application/x-ndjson"},
+    )
+    verdicts = [json.loads(line)["status"] for line in answer.text.splitlines()]
+    assert verdicts == ["accepted" if status == 201 else "rejected", "accepted"]
+
+
+async def test_of_a_member_given_twice_the_last_counts(api: Api) -> None:
+    """The record has one of them, the one that was looked at, so that no reader sees another."""
+    answer = await api.http.post(
+        "/jobs",
+        content=b'{"name":"a","routing_key":"x","name":"b","payload":{"k":1,"k":2},'
+        b'"routing_key":"y"}',
+        headers={"content-type": "application/json"},
+    )
+    record = answer.json()
+    assert (record["name"], record["routing_key"], record["payload"]) == ("b", "y", {"k": 2})
+    assert answer.text.count('"name"') == 1
+
+
 # --- heads ----------------------------------------------------------------------------------------
 
 
@@ -306,17 +365,184 @@ async def test_a_pipelined_mess_does_not_spoil_the_answer_before_it(api: Api) ->
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_slow_connections_do_not_keep_others_out(api: Api) -> None:
-    """With three hundred slow senders connected, a good request is answered within a second."""
-    slow = [await api.connect() for _ in range(300)]
-    for _, writer in slow:
-        writer.write(b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nX: ")
-    began = time.monotonic()
-    answer = await api.http.post("/jobs", json={"name": "t"})
-    assert answer.status_code == 201
-    assert time.monotonic() - began < 1
-    for _, writer in slow:
-        writer.close()
+@pytest.mark.usefixtures("hasty")
+async def test_a_body_that_began_quickly_must_go_on(api: Api) -> None:
+    """What came at once does not pay for a pause without end."""
+    reader, writer = await api.connect()
+    writer.write(request("Content-Type: application/json", "Content-Length: 900000"))
+    writer.write(b" " * 800_000)
+    async with asyncio.timeout(20):
+        assert status_of(await reader.read()) == 408
+    writer.close()
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that lie here untaken end their connection, and with it what they take of memory."""
+    monkeypatch.setattr(protocol, "STALL_S", 0.5)
+    monkeypatch.setattr(protocol, "LOOK_S", 0.05)
+    job = await api.client.submit("t", payload={"x": "y" * 500_000})
+    asked = f"GET /jobs/{job.id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(stuck, ("127.0.0.1", api.port))
+        await loop.sock_sendall(stuck, asked * 30)
+        port = stuck.getsockname()[1]
+
+        def held() -> bool:
+            """Whether this process, the server's, has the other end."""
+            ends = psutil.Process().net_connections("tcp4")
+            return any(end.raddr and end.raddr.port == port for end in ends)
+
+        assert held()
+        async with asyncio.timeout(30):
+            while held():  # noqa: ASYNC110 - the kernel's table
+                await asyncio.sleep(0.05)
+    # One that takes its time, and takes something, gets all of it.
+    reader, writer = await api.connect()
+    writer.write(asked * 5)
+    came = 0
+    while came < 2_500_000:
+        came += len(await reader.read(100_000))
+        await asyncio.sleep(0.05)
+    writer.close()
+
+
+async def test_fields_after_a_body_are_no_fields_of_its_head(make_api: MakeApi) -> None:
+    """A trailer brings neither a token nor a media type, whatever it says."""
+    async with make_api(token="a-token-of-sixteen-and-more") as api:  # noqa: S106 - of this test
+        trailer = b"Authorization: Bearer a-token-of-sixteen-and-more\r\n"
+        body = b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(JOB), JOB, trailer)
+        json = "Content-Type: application/json"
+        answer = await api.raw(request(json, "Transfer-Encoding: chunked", body=body))
+        assert status_of(answer) == 401
+        assert await accepted(api) == 0
+
+
+@pytest.mark.parametrize("filler", [b"1;x=%b\r\n \r\n", b"0\r\nX: %b\r\n"])
+async def test_framing_that_is_no_body_has_an_end(api: Api, filler: bytes) -> None:
+    """Chunk extensions and trailers are counted too: they come to nobody, and cost memory."""
+    reader, writer = await api.connect()
+    writer.write(request("Content-Type: application/json", "Transfer-Encoding: chunked"))
+    before, _, _ = filler.partition(b"%b")
+    writer.write(before)
+    answer = b""
+    async with asyncio.timeout(30):
+        reading = asyncio.create_task(reader.read())
+        for _ in range(400):
+            if writer.is_closing() or reading.done():
+                break
+            writer.write(b"x" * 10_000)
+            await asyncio.sleep(0.001)  # pieces, as a network makes them
+        answer = await reading
+    writer.close()
+    assert status_of(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_the_rest_of_a_body_gets_no_answer_of_its_own(api: Api) -> None:
+    """A body that has been refused and then breaks its framing is answered once."""
+    reader, writer = await api.connect()
+    writer.write(request("Content-Type: text/plain", "Transfer-Encoding: chunked"))
+    refused = await reader.readuntil(b"}")
+    assert status_of(refused) == 415
+    if not writer.is_closing():
+        writer.write(b"not a chunk\r\n" * 10)
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "mess",
+    [
+        b"CONNECT x:1 HTTP/1.1\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\n\r\n",
+        b"POST /jobs HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["target", "no-target", "chunk"],
+)
+async def test_what_came_before_a_mess_gets_its_own_answers(api: Api, mess: bytes) -> None:
+    """Two requests under way are answered, each as it is; what is wrong behind them is not."""
+    job = await api.client.submit("t", result=True)
+    slow = f"GET /jobs/{job.id}/result?wait_s=0.3 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    quick = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with asyncio.timeout(20):
+        answer = await api.raw(slow + quick + mess)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"202", b"200"]
+
+
+@pytest.mark.parametrize("to", ["h2c", "websocket", "x"])
+async def test_an_upgrade_is_not_made(api: Api, to: str) -> None:
+    """A request is answered without it, a body after it is nobody's; then the connection ends."""
+    job = await api.client.submit("t", result=True)
+    for method, path, body in (
+        ("GET", f"/jobs/{job.id}/result?wait_s=0.2", b""),
+        ("POST", "/jobs", JOB),
+    ):
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: {to}\r\n"
+            f"Connection: Upgrade\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        async with asyncio.timeout(20):
+            answer = await api.raw(head.encode() + body + b"GET /livez HTTP/1.1\r\n\r\n")
+        assert status_of(answer) == (202 if method == "GET" else 400)
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in answer
+
+
+async def test_requests_wait_for_each_other_up_to_a_number(api: Api) -> None:
+    """Of a long pipeline the first are answered, then the connection is closed."""
+    job = await api.client.submit("t", result=True)
+    slow = f"GET /jobs/{job.id}/result?wait_s=0.3 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    quick = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for count in (protocol.MAX_PIPELINED, protocol.MAX_PIPELINED + 1):
+        last = b"GET /nosuch HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        async with asyncio.timeout(20):
+            answer = await api.raw(slow + quick * (count - 1) + last)
+        assert answer.count(b"HTTP/1.1 200") == protocol.MAX_PIPELINED - (
+            count == protocol.MAX_PIPELINED
+        )
+
+
+@pytest.mark.timeout(120)
+async def test_slow_connections_do_not_keep_others_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four hundred slow senders on it the server answers, and gets rid of them."""
+    monkeypatch.setattr(protocol, "LOOK_S", 0.05)
+    slow = [await api.connect() for _ in range(400)]
+    for number, (_, writer) in enumerate(slow):
+        writer.write(b"POST /jobs HTTP/1.1\r\nHost: localhost\r\n")
+        if number % 2:
+            writer.write(b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+
+    async def trickle() -> None:
+        while True:
+            for _, writer in slow:
+                if not writer.is_closing():
+                    writer.write(b" ")
+            await asyncio.sleep(0.2)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        for _ in range(5):
+            answer = await api.http.post("/jobs", json={"name": "t"}, timeout=30)
+            assert answer.status_code == 201
+        monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(protocol, "BODY_TIMEOUT_S", 0.3)
+        async with asyncio.timeout(60):
+            for reader, _ in slow:
+                assert status_of(await reader.read()) in (400, 408)
+    finally:
+        trickling.cancel()
+        for _, writer in slow:
+            writer.close()
+    assert await accepted(api) == 5
 
 
 async def test_too_many_connections_are_told_so(
