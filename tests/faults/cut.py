@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -122,7 +122,9 @@ class Stage:
     async def __aexit__(self, *_: object) -> None:
         """Close."""
         try:
-            await self.worker.stop(0)
+            with suppress(TimeoutError):  # a leaving that was itself cut short never ends
+                async with asyncio.timeout(2):
+                    await self.worker.stop(0)
         finally:
             await self._stack.aclose()
 

@@ -9,13 +9,15 @@ hints and memories of requests, every run of a handler, every answer to a caller
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bare_queue import plain_scripts
+from bananas.errors import BananasError
+from bananas.scripts import load_all
+from bare_queue import CLOCK, plain_scripts
 from faults.cut import Names, Stage
 from faults.proxy import Fault, FaultProxy
 from servers import available
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from servers import Kind, Server
 
     MakeServer = Callable[..., Server]
-
-LONG = os.environ.get("BANANAS_TEST_LONG") == "1"
 
 CUTS = (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.DUPLICATE, Fault.HOLD, Fault.RESET_MID_REPLY)
 """The request is lost, or its answer; it comes twice, or again after the end; half an answer."""
@@ -129,7 +129,7 @@ async def test_one_fault_at_any_command(make_server: MakeServer, fault: Fault) -
 @pytest.mark.parametrize("fault", SILENCES, ids=[fault.name.lower() for fault in SILENCES])
 async def test_a_loss_that_only_time_tells(make_server: MakeServer, fault: Fault) -> None:
     """The same without a sign of the loss; a part of the commands, as each costs a timeout."""
-    assert await cut(make_server(), fault, step=1 if LONG else 15) >= 5
+    assert await cut(make_server(), fault, step=15) >= 5
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ async def test_the_other_server_over_tcp(make_server: MakeServer, fault: Fault) 
     assert await cut(make_server(available()[-1]), fault, step=9, tcp=True) >= 8
 
 
-@pytest.mark.skipif(not LONG, reason="long: BANANAS_TEST_LONG=1 runs it")
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 @pytest.mark.parametrize(
@@ -151,3 +151,37 @@ async def test_all_of_it(
 ) -> None:
     """Each command, each fault, each kind of server, each kind of socket."""
     assert await cut(make_server(server_kind), fault, tcp=tcp) >= 75
+
+
+# --- would it tell? ---------------------------------------------------------------------------
+
+WITHOUT = {
+    "enqueue": ("if answer then return", "if nil then return", Fault.CUT_AFTER),
+    "dequeue": ("redis.call('EXISTS', KEYS[1]) == 1", "false", Fault.CUT_AFTER),
+    "settle": (
+        "= redis.call('SMISMEMBER', KEYS[1], unpack(ARGV, 3, 2 + jobs))",
+        "= {} for i = 1, jobs do held[i] = 1 end",
+        Fault.HOLD,
+    ),
+    "reclaim": ("ZREM', KEYS[1], ARGV[1]", "ZREM', KEYS[1], 'x'", Fault.DUPLICATE),
+    "cancel": ("record == ARGV[3]", "false", Fault.CUT_AFTER),
+    "revive": ("if answer then", "if false then", Fault.CUT_AFTER),
+    "register": ("redis.call('EXISTS', KEYS[4]) == 1 and", "false and", Fault.HOLD),
+}
+"""A line of a script that makes it safe to repeat, what stands there without it, who shows it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", WITHOUT)
+async def test_a_script_that_is_not_safe_to_repeat_is_found_out(
+    make_server: MakeServer, script: str
+) -> None:
+    """With the line taken out that makes it so, the cut fails."""
+    line, instead, fault = WITHOUT[script]
+    source = getattr(load_all(), script).source.decode()
+    assert line in source
+    mutant = (files("bananas") / "lua" / f"{script}.lua").read_text().replace(line, instead)
+    scripts = load_all(instead={"lib/now.lua": CLOCK, f"{script}.lua": mutant})
+    with pytest.raises(ExceptionGroup) as found:
+        await cut(make_server(), fault, only=script, scripts=scripts, patience_s=3.0)
+    assert found.group_contains(AssertionError) or found.group_contains(BananasError)

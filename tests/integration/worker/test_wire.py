@@ -1,4 +1,4 @@
-"""Rows 16 and 40: every command of a scenario is cut, doubled or lost once; the end is the same."""
+"""A worker, a client and a warden on a line that fails all the time (once: see the cut)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from workbench import Bench
 
 QUICK = (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.RESET_MID_REPLY, Fault.DUPLICATE)
-SILENT = (Fault.DROP_REQUEST, Fault.DROP_REPLY)
 JOBS = 12
 
 
@@ -56,73 +55,6 @@ async def run_scenario(bench: Bench, proxy: FaultProxy) -> tuple[list[str], list
     settler = worker.worker._settler
     assert settler.stale == 0, "no lease was lost: nothing was refused"
     return [handle.id for handle in handles], runs, settler.repeated
-
-
-async def check_once(
-    bench: Bench, server: Server, fault: Fault, nth: int, *, seed: int = 0
-) -> tuple[bool, int]:
-    """Run the scenario with its nth script call hit.
-
-    Returns:
-        Whether it came to that, and how many outcomes were found in effect already.
-    """
-    bench.redis.flushall()
-    async with FaultProxy(server.socket, seed=seed) as proxy:
-        plan = proxy.plan(fault, nth=nth, command=b"EVALSHA")
-        ids, runs, repeated = await run_scenario(bench, proxy)
-        expected = {f"{job_id} 1" for job_id in ids} | {f"{job_id} 2" for job_id in ids[::4]}
-        assert sorted(runs) == sorted(expected), "each run happens once"
-        return plan.fired.is_set(), repeated
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("fault", QUICK)
-async def test_each_script_call_in_turn(
-    make_bench: Callable[..., Coroutine[Any, Any, Bench]],
-    make_server: Callable[..., Server],
-    fault: Fault,
-) -> None:
-    """Exhaustive over the calls of the scenario: one acceptance, one batch, one effect each."""
-    server = make_server()
-    bench = await make_bench(server.url)
-    warden = bench.warden()
-    hit = found_in_effect = 0
-    for nth in range(1, 40):
-        fired, repeated = await check_once(bench, server, fault, nth)
-        hit += fired
-        found_in_effect += repeated
-    assert hit >= 15
-    if fault in {Fault.CUT_AFTER, Fault.RESET_MID_REPLY}:
-        assert found_in_effect, "an answer of a settle was lost, and its repeat was no refusal"
-    del warden
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("fault", SILENT)
-async def test_calls_that_only_a_timeout_notices(
-    make_bench: Callable[..., Coroutine[Any, Any, Bench]],
-    make_server: Callable[..., Server],
-    fault: Fault,
-) -> None:
-    """The same where nothing is heard; every third call, as each costs a reply timeout."""
-    server = make_server()
-    bench = await make_bench(server.url)
-    bench.warden()
-    for nth in range(1, 20, 3):
-        await check_once(bench, server, fault, nth)
-
-
-@pytest.mark.slow
-async def test_a_lost_answer_is_noticed_by_time_alone(
-    make_bench: Callable[..., Coroutine[Any, Any, Bench]], make_server: Callable[..., Server]
-) -> None:
-    """An answer that never comes: the call is repeated, and each job still runs once."""
-    server = make_server()
-    bench = await make_bench(server.url)
-    bench.warden()
-    fired, _ = await check_once(bench, server, Fault.DROP_REPLY, 6)
-    assert fired
 
 
 async def test_every_command_of_all_arrives_twice(
