@@ -15,6 +15,7 @@ import os
 import re
 import select
 import stat
+import sys
 import time
 from contextvars import ContextVar
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
@@ -373,6 +374,23 @@ def _writable(fd: int, timeout_s: float) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(timeout_s * 1_000))
+
+
+def occupy_standard_streams() -> None:
+    """Open the null device where standard input, output or error is closed.
+
+    Otherwise the next file or connection would get the number, and what is meant for the
+    log would be written there. For commands, before they open anything.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(fd, True)
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 - as long as we live
 
 
 # --- set-up -----------------------------------------------------------------------------------

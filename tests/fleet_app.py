@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import itertools
+import logging
 import multiprocessing
 import os
 import re
@@ -39,6 +40,15 @@ async def slow(seconds: float) -> None:
     """Take a while."""
     note("start")
     await asyncio.sleep(seconds)
+    note("effect")
+
+
+@app.task
+async def loud(lines: int) -> None:
+    """Have much to tell."""
+    note("start")
+    for _ in range(lines):
+        logging.getLogger("bananas.app").warning("%s", "x" * 200)
     note("effect")
 
 

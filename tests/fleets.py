@@ -128,20 +128,31 @@ class Fleet:
         self._app = app
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, ready: int | None = None, under: Sequence[str] = ()) -> Self:
+    def start(
+        self,
+        *,
+        ready: int | None = None,
+        under: Sequence[str] = (),
+        sink: int | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> Self:
         """Start; returns when that many workers are ready (default: all of them).
 
-        `under` is a command, with its arguments, that runs it.
+        `under` is a command, with its arguments, that runs it; its output goes to `sink` instead
+        of the log, and then nobody is waited for; `before` runs in the child before the program.
         """
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*under, sys.executable, str(HERE / "fleet_main.py"), self._app],
                 env=self.environment,
-                stdout=log,
-                stderr=log,
+                stdout=log if sink is None else sink,
+                stderr=log if sink is None else sink,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=before,  # noqa: PLW1509 - no thread of ours holds a lock
             )
+        if sink is not None:
+            return self
         wanted = int(self.environment["BANANAS_PROCS"]) if ready is None else ready
         wait_for(lambda: self.said("worker", "ready") >= wanted, what="ready workers")
         return self

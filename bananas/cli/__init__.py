@@ -10,6 +10,9 @@ __all__ = ["main", "supervisor_main"]
 
 def main() -> None:
     """Run `bananas`; never returns."""
+    from bananas.log import occupy_standard_streams  # noqa: PLC0415 - as below
+
+    occupy_standard_streams()
     from bananas.cli.root import cli  # noqa: PLC0415 - the entry points are imported by tools, too
 
     cli(prog_name="bananas")
@@ -17,6 +20,9 @@ def main() -> None:
 
 def supervisor_main() -> None:
     """Run `bananas-supervisor`, which is `bananas worker`; never returns."""
+    from bananas.log import occupy_standard_streams  # noqa: PLC0415 - as below
+
+    occupy_standard_streams()
     from bananas.cli.root import CONTEXT, guarded  # noqa: PLC0415
     from bananas.cli.worker import worker  # noqa: PLC0415
 

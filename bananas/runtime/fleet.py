@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bananas.embedded import PreparedServer, prepare, start
+from bananas.log import occupy_standard_streams
 from bananas.supervisor import ProcessSpec, Supervisor, log_event, slots_needed
 from bananas.table import Table
 
@@ -150,6 +151,7 @@ def run_fleet(
     Raises:
         EmbeddedServerError: No server was named and none can be started.
     """
+    occupy_standard_streams()
     if server is None:
         server = settle_server(settings)
     settings = dataclasses.replace(settings, redis_url=server.url)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bananas.codec import decode_payload
 from bananas.context import running_job
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 End = Callable[[], None]
 """What is to be done, on the loop, with the end of a unit."""
+
+_NO_ROOM_S: Final = 1.0
+"""How long until a thread is tried again, when there is room for none."""
+
+log = logging.getLogger("bananas.worker")
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
@@ -81,6 +87,7 @@ class ThreadLane:
         self._collected = 0
         self._runners = [_Runner(first_entry + index) for index in range(threads)]
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun = False
         self.busy = 0
         """Threads that were given a token and have not come to rest."""
         self.on_rest: Callable[[], None] = _rest
@@ -94,12 +101,20 @@ class ThreadLane:
         """Remember the loop to report to."""
         self._loop = asyncio.get_running_loop()
 
-    def _start_threads(self) -> None:
+    def _start_threads(self) -> bool:
+        """Start as many as the system lets us, and be content with them; False if none."""
         for index, runner in enumerate(self._runners):
             thread = threading.Thread(
                 target=self._run, args=(runner,), name=f"handler {index}", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # no room for a thread, or for its stack
+                wanted = len(self._runners)
+                log.warning("%d threads for handlers instead of %d: %s", index, wanted, error)
+                del self._runners[max(1, index) :]
+                return index > 0
+        return True
 
     # --- what the worker does with it, on the loop -----------------------------------------------
 
@@ -115,12 +130,24 @@ class ThreadLane:
         """Let threads at what is buffered."""
         if self._held or not len(self._buffer):
             return
-        if not self._runners[0].ident:
-            self._runners[0].ident = -1
-            self._start_threads()
+        if not self._begun and not self._begin():
+            return
         for _ in range(min(len(self._buffer), len(self._runners) - self.busy)):
             self.busy += 1
             self._tokens.put(None)
+
+    def _begin(self) -> bool:
+        """Start the threads, or look again in a while."""
+        self._begun = True
+        if self._start_threads():
+            return True
+        if self._loop is not None:
+            self._loop.call_later(_NO_ROOM_S, self._begin_again)
+        return False
+
+    def _begin_again(self) -> None:
+        if self._begin():
+            self.nudge()
 
     def hold(self) -> None:
         """Start nothing more."""
@@ -133,9 +160,8 @@ class ThreadLane:
 
     def run_alone(self, unit: Unit) -> None:
         """Run this unit although held."""
-        if not self._runners[0].ident:
-            self._runners[0].ident = -1
-            self._start_threads()
+        if not self._begun:
+            self._begin()
         self.busy += 1
         self._tokens.put(unit)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -225,3 +226,33 @@ async def test_an_id_that_is_pushed_again_after_its_end_stays_ended(
     assert ran == ["x"]
     assert audit.counters[status] == 1
     assert bench.redis.get(bench.keys.job("x")) == before
+
+
+@pytest.mark.parametrize("started", [1, 0])
+async def test_as_many_threads_as_there_is_room_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """One thread does the work of four; where there is none, it is tried again (row 47)."""
+    start = threading.Thread.start
+    tries: list[str] = []
+
+    def cramped(thread: threading.Thread) -> None:
+        if thread.name.startswith("handler"):
+            tries.append(thread.name)
+            if started < len(tries) <= started + 1:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", cramped)
+    names: set[str] = set()
+
+    @bench.app.task(name="t")
+    def t() -> None:
+        names.add(threading.current_thread().name)
+
+    jobs = [await t.enqueue() for _ in range(20)]
+    await bench.worker(sync_threads=4)
+    for job in jobs:
+        await bench.status(job.id, "completed")
+    assert names == {"handler 0"}
+    assert tries == (["handler 0", "handler 1"] if started else ["handler 0", "handler 0"])
