@@ -1,15 +1,17 @@
 """Which server holds our keys now: asked of Sentinels, or of any node of a cluster.
 
 Each question goes over a connection of its own, which is rare enough: before a connection
-is made, and while one gives no answers. In a cluster all keys of a prefix lie in one slot, so
-that one node is all there is to find.
+is made, while one gives no answers, and when a Sentinel tells of a change. In a cluster all
+keys of a prefix lie in one slot, so that one node is all there is to find.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import re
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -17,9 +19,16 @@ import hiredis
 from bananas.address import Address, auth_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+log = logging.getLogger("bananas.topology")
 
 _REDIRECT: Final = re.compile(r"(?:MOVED|ASK) \d+ (.*):(\d+)")
+
+
+_NEWS: Final = ("+switch-master", "+promoted-slave")
+_SILENCE_S: Final = 5.0  # after which a Sentinel is asked whether it is there
+_PAUSE_S: Final = 1.0
 
 
 def redirection(text: str, asked: Address) -> Address:
@@ -49,6 +58,11 @@ class Finder:
     def roams(self) -> bool:
         """Whether the answer may change."""
         return bool(self._address.sentinels or self._address.nodes)
+
+    @property
+    def watched(self) -> bool:
+        """Whether there are sentinels to listen to."""
+        return bool(self._address.sentinels)
 
     @property
     def clustered(self) -> bool:
@@ -92,6 +106,46 @@ class Finder:
             problems.append(f"{host}:{port} does not know it")
         raise ConnectionError(f"{self._sought()}: {'; '.join(problems)}")
 
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` when a master may have changed, for ever; for addresses with sentinels.
+
+        A master that is replaced by order goes on taking what will be lost with it, until the
+        Sentinels get round to telling it: whoever listens is gone by then.
+        """
+        sentinels = self._address.sentinels
+        turn = 0
+        while True:
+            host, port = sentinels[turn % len(sentinels)]
+            turn += 1
+            try:
+                await self._listen_to(host, port, heard)
+            except Exception as error:  # noqa: BLE001 - the next one may be more talkative
+                log.debug("sentinel %s:%d is not heard: %s", host, port, error)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _listen_to(self, host: str, port: int, heard: Callable[[], None]) -> None:
+        address = self._address
+        auth = auth_words(address.sentinel_username, address.sentinel_password)
+        asked = False
+        async with _talk(dataclasses.replace(address, host=host, port=port)) as talk:
+            if auth:
+                await talk.ask(auth)
+            talk.say(("SUBSCRIBE", *_NEWS))
+            while True:
+                try:
+                    async with asyncio.timeout(_SILENCE_S):
+                        words = await talk.hear()
+                except TimeoutError:
+                    if asked:
+                        return
+                    talk.say(("PING",))
+                    asked = True
+                    continue
+                asked = False
+                # its own beginning counts: what came before was not heard
+                if words[0] in ("subscribe", "message"):
+                    heard()
+
     def _sought(self) -> str:
         if self._address.sentinels:
             return f'no sentinel found master "{self._address.master_name}"'
@@ -132,25 +186,45 @@ async def ask(address: Address, words: tuple[str, ...], auth: Sequence[str] | No
         ConnectionError: The server refused, or closed the connection.
         OSError: There is no connection.
     """
+    async with _talk(address) as talk:
+        if auth:
+            await talk.ask(tuple(auth))
+        return await talk.ask(words)
+
+
+class _Talk:
+    """A connection for questions that are rare."""
+
+    def __init__(self, stream: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        self._stream = stream
+        self._out = out
+        self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=...)
+
+    def say(self, words: tuple[str, ...]) -> None:
+        # The stub of hiredis asks for a tuple of exactly one item.
+        self._out.write(hiredis.pack_command(words))  # type: ignore[arg-type]
+
+    async def hear(self) -> Any:  # noqa: ANN401 - as above
+        while (answer := self._reader.gets()) is ...:
+            data = await self._stream.read(65536)
+            if not data:
+                raise ConnectionError("closed the connection")
+            self._reader.feed(data)
+        if isinstance(answer, hiredis.ReplyError):
+            # The code only: an unknown-command error quotes the arguments of AUTH.
+            raise ConnectionError(f"answered {str(answer).partition(' ')[0]}")
+        return answer
+
+    async def ask(self, words: tuple[str, ...]) -> Any:  # noqa: ANN401 - as above
+        self.say(words)
+        return await self.hear()
+
+
+@asynccontextmanager
+async def _talk(address: Address) -> AsyncGenerator[_Talk]:
     context = address.tls.context() if address.tls else None
     stream, out = await asyncio.open_connection(address.host, address.port, ssl=context)
     try:
-        commands = [tuple(auth), words] if auth else [words]
-        for command in commands:
-            # The stub of hiredis asks for a tuple of exactly one item.
-            out.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        reader = hiredis.Reader(encoding="utf-8", notEnoughData=...)
-        answers: list[Any] = []
-        while len(answers) < len(commands):
-            data = await stream.read(65536)
-            if not data:
-                raise ConnectionError("closed the connection")
-            reader.feed(data)
-            while (answer := reader.gets()) is not ...:
-                if isinstance(answer, hiredis.ReplyError):
-                    # The code only: an unknown-command error quotes the arguments of AUTH.
-                    raise ConnectionError(f"answered {str(answer).partition(' ')[0]}")
-                answers.append(answer)
+        yield _Talk(stream, out)
     finally:
         out.transport.abort()
-    return answers[-1]

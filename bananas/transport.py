@@ -98,6 +98,7 @@ class Transport:
         self._chance = chance
         self._loop = asyncio.get_running_loop()
         self._new_future = self._loop.create_future
+        self._news: asyncio.Future[None] = self._new_future()  # of who holds our keys
         self.counters = Counters()
 
         self._link: Link | None = None
@@ -359,6 +360,14 @@ class Transport:
     # --- the connection -----------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
+        if self._finder.watched:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._finder.listen(self._hear))
+                tasks.create_task(self._reconnect())
+        else:
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
         while True:
             try:
                 link = await self._open()
@@ -369,22 +378,35 @@ class Transport:
             await asyncio.sleep(self._backoff_s())
 
     async def _end_of(self, link: Link) -> None:
-        """Wait until a connection has ended; end one whose server is silent and has a follower."""
+        """Wait until a connection has ended; end one whose server has a follower."""
         look_s = _LOOK_S if self._finder.roams else None
         while not link.lost.done():
             # wait(), as cancelling us must not mark the link as lost: nobody would close it.
-            await asyncio.wait([link.lost], timeout=look_s)
-            silent_at = self._reply_timeout_s - _SILENT_S
-            if not link.pending or self._now() < link.answer_due() - silent_at:
-                continue
-            try:
-                async with asyncio.timeout(self._reply_timeout_s):
-                    server = await self._resolve()
-            except Exception as error:  # noqa: BLE001 - as below; we go on waiting
-                log.debug("who holds %s is not known: %s", self._address.label, error)
-            else:
-                if server != self._server:
-                    link.drop(f"silent, and {server.label} has taken over")
+            ends: list[asyncio.Future[Any]] = [link.lost, self._news]
+            await asyncio.wait(ends, timeout=look_s, return_when=asyncio.FIRST_COMPLETED)
+            heard = self._news.done()
+            if heard:
+                self._news = self._new_future()
+            if not link.lost.done() and (heard or self._is_silent(link)):
+                await self._look_around(link)
+
+    def _hear(self) -> None:
+        if not self._news.done():
+            self._news.set_result(None)
+
+    def _is_silent(self, link: Link) -> bool:
+        patience_s = self._reply_timeout_s - _SILENT_S
+        return bool(link.pending) and self._now() >= link.answer_due() - patience_s
+
+    async def _look_around(self, link: Link) -> None:
+        try:
+            async with asyncio.timeout(self._reply_timeout_s):
+                server = await self._resolve()
+        except Exception as error:  # noqa: BLE001 - a resolver is foreign code; we go on waiting
+            log.debug("who holds %s is not known: %s", self._address.label, error)
+        else:
+            if server != self._server:
+                link.drop(f"{server.label} has taken over")
 
     async def _open(self) -> Link:
         link = Link(self, self._now)

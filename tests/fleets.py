@@ -290,8 +290,18 @@ class Scene:
         record: Any = self.redis.get(self.keys.job(job_id))
         return "" if record is None else str(json.loads(record)["status"])
 
-    def judge(self, *, ended: Iterable[str] = ("completed", "failed", "cancelled")) -> Judgement:
-        """Compare what was accepted with what ran and how it ended; call it when drained."""
+    def judge(
+        self,
+        *,
+        ended: Iterable[str] = ("completed", "failed", "cancelled"),
+        gone: Iterable[str] = (),
+    ) -> Judgement:
+        """Compare what was accepted with what ran and how it ended; call it when drained.
+
+        Args:
+            ended: The statuses that are an end.
+            gone: Jobs that the server lost; they may have begun before.
+        """
         starts = Counter(line.job_id for line in self.ledger.lines("start"))
         good = set(ended)
         counters = self.counters()
@@ -299,12 +309,12 @@ class Scene:
             counters.get(name, 0) for name in ("completed", "failed", "cancelled", "expired")
         )
         present = self.waiting() + self.leased() + int(self.redis.zcard(self.keys.dead))  # type: ignore[arg-type]
-        gone = sum(counters.get(n, 0) for n in ("completed", "cancelled", "expired", "purged"))
+        over = sum(counters.get(n, 0) for n in ("completed", "cancelled", "expired", "purged"))
         return Judgement(
             lost=sum(self.status(job_id) not in good for job_id in self.accepted),
-            ghosts=len(starts.keys() - self.accepted),
+            ghosts=len(starts.keys() - self.accepted - set(gone)),
             double_ends=ends - len(self.accepted),
             again=Counter({job_id: n - 1 for job_id, n in starts.items() if n > 1}),
-            drift=present + gone - counters.get("accepted", 0),
+            drift=present + over - counters.get("accepted", 0),
             counters=counters,
         )

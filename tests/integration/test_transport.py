@@ -28,6 +28,7 @@ from bananas.link import Link
 from bananas.scripts import Script
 from bananas.transport import Transport
 from faults.proxy import Fault, FaultProxy, command_of
+from sentinels import Sentinel
 from servers import Server, available
 
 if TYPE_CHECKING:
@@ -842,25 +843,8 @@ def make_sentinel() -> Iterator[Callable[[int], Server]]:
     """Return a maker of a running sentinel that watches a master "jobs" at a port."""
     made: list[Server] = []
 
-    class Sentinel(Server):
-        """A server in sentinel mode, which takes its orders from a file only."""
-
-        master_port = 0
-
-        def _argv(self) -> list[str]:
-            lines = [
-                f"port {self.port}",
-                f"unixsocket {self.socket}",
-                f"dir {self.folder}",
-                f"sentinel monitor jobs 127.0.0.1 {self.master_port} 1",
-            ]
-            orders = self.folder / "sentinel.conf"
-            orders.write_text("\n".join(lines))
-            return [str(self.path), str(orders), "--sentinel"]
-
     def make(master_port: int) -> Server:
-        sentinel = Sentinel(available()[0], tcp=True)
-        sentinel.master_port = master_port
+        sentinel = Sentinel(available()[0], master_port, quorum=1)
         made.append(sentinel)
         return sentinel.start()
 
