@@ -102,7 +102,7 @@ def _word(found: bytes | str) -> str:
 
 async def _set_aside(broker: Broker) -> list[str]:
     """Rename keys of the wrong type, so that right ones can take their place."""
-    done = []
+    done: list[str] = []
     expected: dict[str, str] = {}
     async for key in _scan(broker, "queue:processing:*"):
         if key != broker.keys.epochs:
@@ -123,7 +123,7 @@ async def _set_aside(broker: Broker) -> list[str]:
 
 
 async def _list_keys(broker: Broker) -> list[str]:
-    found = []
+    found: list[str] = []
     async for key in _scan(broker, "*queue:*"):
         name = key.removeprefix(f"{broker.keys.prefix}:").removeprefix("sorted:")
         if is_place(name.removesuffix(":wake")):

@@ -141,8 +141,8 @@ async def test_a_thread_that_goes_on_is_left_behind_with_its_mark(bench: Bench) 
         assert waiting(bench) == []
         assert worker.slot.epoch == worker.epoch
         assert worker.slot.begun() == []
+        worker.slot.state = SlotState.EXITED  # first: a free slot may be taken by the warden
         warden = bench.warden(scheduler=False)
-        worker.slot.state = SlotState.EXITED
         warden.notice_death()
         await until(lambda: waiting(bench) == [job.id])
         assert not bench.redis.hgetall(bench.keys.crashes)
