@@ -148,14 +148,14 @@ def make_plan(seed: int, seconds: float) -> list[Step]:
             fleet = "right" if kind in ONLY_RIGHT else chance.choice(FLEETS)
             detail = ""
             if kind in RESTARTS:
-                # points and clocks in turn, every third time nothing: all are met in a few cycles
+                # a point, a clock, a point, nothing, in turn: all are met in a few cycles
                 conditions += 1
-                if conditions % 3 == 1:
+                if conditions % 4 == 2:
                     detail = f"clock={chance.choice(_CLOCKS)}"
-                elif conditions % 3 == 2:
+                elif conditions % 2 == 1:
                     point = points.pop()
                     points.insert(0, point)
-                    low, high = _RARE.get(point, (20, 80))
+                    low, high = _RARE.get(point, (10, 40))
                     detail = f"fail={point}:{chance.randint(low, high)}"
             if at_s + length_s > seconds:
                 return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,9 @@ ROUND_S: Final = 300.0
 """A soak is drained and judged so often."""
 
 SCAN: Final = 1000
+
+ENCORE_S: Final = 12.0
+"""How long it may take to do that."""
 
 ENCORES: Final = 3
 """How often a fault is made again that has not brought about what it is there for."""
@@ -177,7 +181,13 @@ class Run:
                 self._say(f"again: {kind} {detail}".rstrip())
                 chance = (self._summary.seed % 97) / 97
                 self._stage.carry_out(Step(0.0, kind, "right", chance, SECONDS[kind], detail))
-                self._wait_until(time.monotonic() + 3.0)
+                with suppress(AssertionError):
+                    wait_for(lambda: self._fewer(wanting), within_s=ENCORE_S, what=kind)
+
+    def _fewer(self, wanting: list[str]) -> bool:
+        self._progress()
+        time.sleep(0.2)  # to count is not free
+        return missing(self._counts(), self._happened) != wanting
 
     def _has_come(self, what: str) -> Callable[[], bool]:
         """Return a condition: an entry of this kind has been written since now."""
