@@ -65,7 +65,7 @@ def of(entries: Sequence[Entry]) -> list[Recovery]:
 
 
 def _waits(runs: dict[str, list[Entry]], victims: set[int], fault_at: float) -> list[float]:
-    """Return how long each job waited that a victim was at work on and that had to run again."""
+    """Return how long each job waited that a victim was at work on and that ran again."""
     waits: list[float] = []
     if not victims:
         return waits

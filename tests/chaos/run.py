@@ -162,9 +162,10 @@ class Run:
             self._encore()
         stage.tell_feeder("quiet")
         wait_for(self._has_come("quiet"), within_s=60.0, what="the feeder's last submissions")
-        for name in ("left", "right"):
-            # whatever condition they are in: what is left is to be worked off without it
-            stage.restart(stage.troupes[name])
+        for troupe in stage.troupes.values():
+            # what is left is to be worked off by processes that do not end themselves
+            if troupe.lives[-1].detail.startswith("fail="):
+                stage.restart(troupe)
         self._drain()
         self._close_round()
 
@@ -182,12 +183,16 @@ class Run:
                 chance = (self._summary.seed % 97) / 97
                 self._stage.carry_out(Step(0.0, kind, "right", chance, SECONDS[kind], detail))
                 with suppress(AssertionError):
-                    wait_for(lambda: self._fewer(wanting), within_s=ENCORE_S, what=kind)
+                    wait_for(self._fewer_than(wanting), within_s=ENCORE_S, what=kind)
 
-    def _fewer(self, wanting: list[str]) -> bool:
-        self._progress()
-        time.sleep(0.2)  # to count is not free
-        return missing(self._counts(), self._happened) != wanting
+    def _fewer_than(self, wanting: list[str]) -> Callable[[], bool]:
+        """Return a condition: something that was wanting has happened."""
+
+        def fewer() -> bool:
+            self._stage.pause(0.2)  # to count is not free
+            return missing(self._counts(), self._happened) != wanting
+
+        return fewer
 
     def _has_come(self, what: str) -> Callable[[], bool]:
         """Return a condition: an entry of this kind has been written since now."""

@@ -254,7 +254,7 @@ class Stage:
             "over",
             kind=step.kind,
             fleet=step.fleet,
-            victims=list(victims),
+            victims=[] if step.kind.startswith("worker-stopped") else list(victims),
             served=self._workers(troupe) if step.kind in ONLY_RIGHT else [],
             began=self._struck_s,
         )
