@@ -104,7 +104,7 @@ _SHARED = [name for name, kind in KINDS.items() if kind.share]
 _SHARES = [KINDS[name].share for name in _SHARED]
 
 
-BURST = 6
+BURST = 5
 """How many patient jobs a handful is."""
 
 

@@ -47,7 +47,7 @@ SETTINGS: Final = {
     "RETRY_BASE": "200ms",
     "LOG_FORMAT": "json",
     "PROCS": "2",
-    "WORKER_CONCURRENCY": "4",
+    "WORKER_CONCURRENCY": "8",
     "RETENTION_COMPLETED": "15m",
 }
 """Short times, in the proportions of the defaults."""
