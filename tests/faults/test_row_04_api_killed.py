@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import pytest
 from bananas.http.batch import CHUNK_LINES
 from bananas.http.idempotency import derived_id
 from fleets import PATIENCE_S, wait_for
+from servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from fleets import Fleet, Scene
 
 DIES = ["before_enqueue", "after_enqueue_sent", "after_enqueue_reply"]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Api:

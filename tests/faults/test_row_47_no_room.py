@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleets import wait_for
+from servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +53,7 @@ def test_more_connections_than_files(
     fleet: Callable[..., Fleet], submit: Callable[..., str], scene: Scene
 ) -> None:
     """An API without descriptors left waits, at little cost, and serves when there are some."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     one = fleet(API_PORT=str(port), PROCS="1")
     one.environment["FLEET_APIS"] = "1"
     one.start(before=limit_files)
