@@ -18,7 +18,7 @@ from benchmarks.conditions import commit, conditions, free_share, load, machine_
 from benchmarks.report import append_history, plot, put_in, said_conditions, table
 from benchmarks.scenarios import SCENARIOS, Sample
 from benchmarks.setup import Setup
-from servers import available
+from servers import KINDS, MORE_KINDS, available
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,9 @@ def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Cal
 @knob("--retention-s", click.IntRange(0), "How long completed records stay.")
 @knob("--kind", click.Choice(["async", "sync", "inline", "batch"]), "How the handler runs.")
 @knob("--core", click.Choice(["compiled", "pure"]), "Compiled, or its twin.")
-@knob("--server", click.Choice(["redis", "valkey"]), "Which server.")
-@knob("--persistence", click.Choice(["none", "aof"]), "Append-only file or nothing.")
+@knob("--server", click.Choice(["redis", "valkey", "redis8", "valkey8"]), "Which server.")
+@knob("--persistence", click.Choice(["none", "aof", "synced"]), "Append-only file or nothing.")
+@knob("--durability", click.Choice(["memory", "fsync", "replica"]), "Of what is enqueued.")
 @knob("--probes", click.IntRange(1), "Jobs a measurement of latency.")
 @knob("--load-per-s", click.IntRange(100), "Jobs a second beside the probes under load.")
 def main(  # noqa: PLR0913 - one a flag
@@ -85,7 +86,7 @@ def main(  # noqa: PLR0913 - one a flag
     setup = Setup(**((QUICK if quick else {}) | given))
     if not speedups.COMPILED and "core" not in given:
         setup = Setup(**(setup.as_json() | {"core": "pure"}))
-    if setup.server not in available():
+    if setup.server not in available((*KINDS, *MORE_KINDS)):
         setup = Setup(**(setup.as_json() | {"server": available()[0]}))
     names = _chosen(only)
     head, dirty = commit()
@@ -130,8 +131,11 @@ def _chosen(only: str | None) -> list[str]:
     return [
         name
         for name in names
-        if not (name == "drain-valkey" and "valkey" not in here)
-        and not (name == "drain-pure" and not speedups.COMPILED)
+        if name not in SCENARIOS
+        or (
+            SCENARIOS[name].changes.get("server", here[0]) in available((*KINDS, *MORE_KINDS))
+            and not (name == "drain-pure" and not speedups.COMPILED)
+        )
     ]
 
 

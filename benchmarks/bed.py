@@ -45,8 +45,10 @@ class Bed:
     def __init__(self, setup: Setup) -> None:
         """Prepare; entering starts the server."""
         self.setup = setup
-        aof = ("--appendonly", "yes", "--appendfsync", "everysec")
-        self.server = Server(setup.server, arguments=aof if setup.persistence == "aof" else ())
+        policy = {"none": None, "aof": "everysec", "synced": "always"}[setup.persistence]
+        aof = () if policy is None else ("--appendonly", "yes", "--appendfsync", policy)
+        self._replicated = setup.durability == "replica"
+        self.server = Server(setup.server, arguments=aof, tcp=self._replicated)
         self.workers: list[psutil.Process] = []
         self.others: list[psutil.Process] = []
         """Supervisor and warden."""
@@ -61,7 +63,22 @@ class Bed:
         self._stack.callback(self.server.discard)
         self.server.start()
         self.redis = self._stack.enter_context(self.server.client())
+        if self._replicated:
+            self._start_replica()
         return self
+
+    def _start_replica(self) -> None:
+        """Start a server that follows ours, and wait until it does."""
+        self.redis.config_set("repl-diskless-sync-delay", 0)
+        following = ("--replicaof", f"127.0.0.1 {self.server.port}")
+        replica = Server(self.setup.server, arguments=following)
+        self._stack.callback(replica.discard)
+        replica.start()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while dict(self.redis.info("replication")).get("slave0", {}).get("state") != "online":
+            if time.monotonic() > deadline_s:
+                raise BedError("the replica does not follow")
+            time.sleep(_LOOK_S)
 
     def __exit__(self, *_: object) -> None:
         """End all that was started."""
@@ -127,7 +144,11 @@ class Bed:
 
     def begin_client(self, verb: str, **arguments: object) -> subprocess.Popen[bytes]:
         """Start a client; `finish` gives what it measured."""
-        arguments |= {"url": self.server.url, "payload_bytes": self.setup.payload_bytes}
+        arguments |= {
+            "url": self.server.url,
+            "payload_bytes": self.setup.payload_bytes,
+            "durability": self.setup.durability,
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.client", verb, json.dumps(arguments)],
             cwd=ROOT, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

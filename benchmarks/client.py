@@ -70,16 +70,24 @@ async def enqueue(options: Options) -> Measured:
     """Enqueue `jobs` jobs one by one from `callers` tasks at once."""
     payload = _payload(options)
     each = options["jobs"] // options["callers"]
+    latencies_ms: list[float] = []
 
     async def caller() -> None:
         for _ in range(each):
             await noop_async.enqueue(**payload)
 
+    async def timing_caller() -> None:
+        for _ in range(each):
+            began_s = time.perf_counter()
+            await noop_async.enqueue(**payload)
+            latencies_ms.append((time.perf_counter() - began_s) * 1e3)
+
     async with app:
         await noop_async.enqueue(**payload)
+        call = timing_caller if options.get("timed") else caller
         with _timed() as timing:
-            await asyncio.gather(*(caller() for _ in range(options["callers"])))
-    return timing.measured()
+            await asyncio.gather(*(call() for _ in range(options["callers"])))
+    return timing.measured(**({"latencies_ms": latencies_ms} if latencies_ms else {}))
 
 
 async def paced(options: Options) -> Measured:
@@ -224,7 +232,7 @@ VERBS: dict[str, Callable[[Options], Coroutine[Any, Any, Measured]]] = {
 def main() -> None:
     """Run one verb and print what it measured."""
     verb, options = sys.argv[1], json.loads(sys.argv[2])
-    app.configure(Settings(redis_url=options["url"]))
+    app.configure(Settings(redis_url=options["url"], durability=options["durability"]))
 
     async def run() -> None:
         print(json.dumps(await VERBS[verb](options)))

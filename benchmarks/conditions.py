@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bananas import speedups
 from benchmarks import ROOT
-from servers import available, version_line
+from servers import KINDS, MORE_KINDS, available, version_line
 
 _SPIN_S: Final = 0.2
 _PACKAGES: Final = ("uvloop", "hiredis", "orjson", "uvicorn", "starlette")
@@ -31,7 +31,7 @@ def conditions() -> dict[str, Any]:
         "python": platform.python_version(),
         "core": "compiled" if speedups.COMPILED else "pure",
         "packages": {name: version(name) for name in _PACKAGES},
-        "servers": [version_line(kind).split(" (")[0] for kind in available()],
+        "servers": [version_line(kind).split(" (")[0] for kind in available((*KINDS, *MORE_KINDS))],
     }
 
 

@@ -53,7 +53,7 @@ def _cell(figures: tuple[float, float, float] | None, figure: str) -> str:
 
 def _number(value: float, figure: str) -> str:
     if figure == "per_s":
-        return f"{round(value, -2):,.0f}"
+        return f"{round(value, -2 if value >= 1_000 else 0):,.0f}"
     return f"{value:.2f}" if figure.endswith("_ms") else f"{value:.1f}"
 
 

@@ -57,6 +57,21 @@ def enqueue_together(setup: Setup) -> Sample:
         return _client_sample(bed, "enqueue", setup.jobs // 2 // CALLERS * CALLERS, callers=CALLERS)
 
 
+def enqueue_durably(setup: Setup) -> Sample:
+    """50 tasks as above, each call timed: its latency is what a durability costs first."""
+    return _timed_calls(setup, max(2, setup.jobs // 10 // CALLERS))
+
+
+def enqueue_few(setup: Setup) -> Sample:
+    """The same, where each call takes a second."""
+    return _timed_calls(setup, max(2, min(setup.jobs // 1000, 5)))
+
+
+def _timed_calls(setup: Setup, each: int) -> Sample:
+    with Bed(setup) as bed:
+        return _client_sample(bed, "enqueue", each * CALLERS, callers=CALLERS, timed=True)
+
+
 def enqueue_alone(setup: Setup) -> Sample:
     """One task that awaits one `enqueue` after the other."""
     with Bed(setup) as bed:
@@ -103,11 +118,12 @@ def _probing(bed: Bed) -> dict[str, Any]:
 def _client_sample(bed: Bed, verb: str, jobs: int, **arguments: object) -> Sample:
     before_s = bed.server_cpu_s()
     measured = bed.client(verb, jobs=jobs, **arguments)
-    return {
+    sample = {
         "per_s": jobs / measured["seconds"],
         "client_us": measured["cpu_s"] / jobs * 1e6,
         "server_us": (bed.server_cpu_s() - before_s) / jobs * 1e6,
     }
+    return sample | (_latencies(measured) if "latencies_ms" in measured else {})
 
 
 def _api_sample(bed: Bed, api: Any, verb: str, jobs: int, **arguments: object) -> Sample:  # noqa: ANN401
@@ -151,6 +167,13 @@ class Scenario:
         return replace(of_run, **self.changes)
 
 
+_VALKEY: Final[dict[str, Any]] = {"server": "valkey"}
+_EACH_S: Final = _VALKEY | {"persistence": "aof"}
+_EACH_WRITE: Final = _VALKEY | {"persistence": "synced"}
+_REDIS8: Final[dict[str, Any]] = {"server": "redis8", "persistence": "aof"}
+_FSYNC: Final = {"durability": "fsync"}
+_REPLICA: Final = {"durability": "replica"}
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "drain": Scenario("drain, async handlers", drain, {}, ("per_s", 100_000)),
     "drain-kept": Scenario("… records kept 24 h", drain, {"retention_s": 86_400}),
@@ -163,6 +186,16 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "enqueue-many": Scenario("`enqueue_many`", enqueue_many, {}, ("per_s", 150_000)),
     "enqueue-50": Scenario("`enqueue`, 50 tasks", enqueue_together, {}, ("per_s", 50_000)),
     "enqueue-1": Scenario("`enqueue`, one by one", enqueue_alone, {}),
+    "many-aof": Scenario("`enqueue_many`, memory, file synced each second", enqueue_many, _EACH_S),
+    "many-synced": Scenario("… memory, file synced each write", enqueue_many, _EACH_WRITE),
+    "many-fsync": Scenario("… `fsync`, the same", enqueue_many, _EACH_WRITE | _FSYNC),
+    "many-fsync-1s": Scenario("… `fsync`, Redis 8, each second", enqueue_many, _REDIS8 | _FSYNC),
+    "many-replica": Scenario("… `replica`", enqueue_many, _VALKEY | _REPLICA),
+    "calls-aof": Scenario("50 tasks, memory, file synced each second", enqueue_durably, _EACH_S),
+    "calls-synced": Scenario("… memory, file synced each write", enqueue_durably, _EACH_WRITE),
+    "calls-fsync": Scenario("… `fsync`, the same", enqueue_durably, _EACH_WRITE | _FSYNC),
+    "calls-fsync-1s": Scenario("… `fsync`, Redis 8, each second", enqueue_few, _REDIS8 | _FSYNC),
+    "calls-replica": Scenario("… `replica`", enqueue_durably, _VALKEY | _REPLICA),
     "ndjson": Scenario("`POST /jobs/batch`", post_ndjson, {}, ("per_s", 80_000)),
     "post": Scenario("`POST /jobs`, 50 connections", post_single, {}, ("per_s", 15_000)),
     "idle": Scenario("idle: enqueue → start", idle_latency, {}, ("p50_ms", 0.6)),

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 Kind = Literal["async", "sync", "inline", "batch"]
 Core = Literal["compiled", "pure"]
-ServerKind = Literal["redis", "valkey"]
-Persistence = Literal["none", "aof"]
+ServerKind = Literal["redis", "valkey", "redis8", "valkey8"]
+Persistence = Literal["none", "aof", "synced"]
+Durability = Literal["memory", "fsync", "replica"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Setup:
         kind: How the handler runs.
         core: Compiled, or its twin in Python.
         server: Which server.
-        persistence: `aof` = append-only file, fsync every second.
+        persistence: `aof` = append-only file, fsync every second; `synced` = at every write.
+        durability: What jobs are enqueued with; for `replica` the server has one.
         probes: Jobs, in each measurement of latency.
         load_per_s: Jobs a second beside the probes, when latency is measured under load.
     """
@@ -38,6 +40,7 @@ class Setup:
     core: Core = "compiled"
     server: ServerKind = "redis"
     persistence: Persistence = "none"
+    durability: Durability = "memory"
     probes: int = 300
     load_per_s: int = 20_000
 
