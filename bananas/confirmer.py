@@ -43,8 +43,8 @@ _BACKOFF_CAP_S: Final = 1.0
 _MARGIN_S: Final = 0.5  # for an answer to travel, once the server's own time limit is over
 _OPERATION: Final = "producer.confirm"
 
-# Its WAITAOF tells the truth with `appendfsync everysec` too. Those of Redis 7.4 and of every
-# Valkey measured (8.1, 9.1) answer as soon as the write has left the process, unsynced.
+# Its WAITAOF tells the truth with `appendfsync everysec` too. Those of Valkey (8.1 and 9.1 were
+# looked at) and of older Redis answer as soon as the write has left the process, unsynced.
 _HONEST_REDIS: Final = 8
 
 
@@ -86,6 +86,11 @@ class Confirmer:
         self._waiters: list[_Waiter] = []
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def able(self) -> bool:
+        """Whether the server could give this durability when last looked at."""
+        return self._able
 
     # --- what callers ask -----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from bananas.broker import MAX_JOBS, Entry
@@ -43,6 +44,7 @@ MAX_UNCONFIRMED: Final = 64
 MEMORY: Final = "memory"
 """The durability of a job that is accepted once the server has it in memory."""
 
+_form_of = itemgetter(0)
 _RECORD_BYTES: Final = 400  # a record without its payload, roughly
 _SENDINGS: Final = 3  # of jobs that the server loses before they are safe
 
@@ -141,43 +143,53 @@ class Receipt:
     request: str = ""
 
 
-class _Accepted(NamedTuple):
-    """The answer to one draft that is to be durable."""
-
-    job_id: str
-    is_new: bool
-    request: str
-
-
 @dataclass(slots=True)
 class _Call:
     """One script call to be: drafts and who waits for the answer."""
 
     drafts: Sequence[Draft]
     whole: asyncio.Future[Receipt] | None = None
-    each: Sequence[asyncio.Future[Any]] = ()
+    each: Sequence[asyncio.Future[str]] = ()
 
-    def done(self, receipt: Receipt) -> None:
-        """Answer whoever is still waiting."""
+    def done(self, receipt: Receipt) -> set[str]:
+        """Answer whoever is still waiting; returns the durabilities that some wait for yet."""
+        open_ones: set[str] = set()
         if self.whole is not None:
             if not self.whole.done():
                 self.whole.set_result(receipt)
-            return
+            return open_ones
         for (form, _, _), future, job_id, accepted in zip(
             self.drafts, self.each, receipt.ids, receipt.accepted, strict=True
         ):
             if future.done():
                 continue
             if form.durability != MEMORY:
-                future.set_result(_Accepted(job_id, accepted, receipt.request))
+                open_ones.add(form.durability)
             elif accepted:
                 future.set_result(job_id)
             else:
                 future.set_exception(DuplicateJobError(job_id))
+        return open_ones
+
+    def confirmed(self, receipt: Receipt) -> None:
+        """Answer each who is still waiting: the jobs are as safe as was asked."""
+        for future, job_id, accepted in zip(self.each, receipt.ids, receipt.accepted, strict=True):
+            if future.done():
+                continue
+            if accepted:
+                future.set_result(job_id)
+            else:
+                future.set_exception(DuplicateJobError(job_id))
+
+    def unconfirmed(self, error: DurabilityUnconfirmedError, ids: Sequence[str]) -> None:
+        """Tell each who is still waiting of his own job."""
+        for future, job_id in zip(self.each, ids, strict=True):
+            if not future.done():
+                future.set_exception(_named(error, (job_id,), error.requests))
 
     def failed(self, error: BaseException) -> None:
         """Pass on what went wrong; for a cancelled call, the cancellation."""
-        futures: Sequence[asyncio.Future[Any]]
+        futures: Sequence[asyncio.Future[Receipt] | asyncio.Future[str]]
         futures = self.each if self.whole is None else [self.whole]
         for future in futures:
             if future.done():
@@ -217,7 +229,7 @@ class Producer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Draft] = []
-        self._callers: list[asyncio.Future[Any]] = []
+        self._callers: list[asyncio.Future[str]] = []
         self._pump_due = False
         self._chunks: deque[_Call] = deque()
         self._chunk_turn = False
@@ -232,13 +244,14 @@ class Producer:
 
         It fails with `DuplicateJobError` when the id exists, or with a `BrokerError`.
         """
-        if draft[0].durability != MEMORY:
-            return self._tracked(self._submit_durable(draft))
+        durability = draft[0].durability
+        if durability != MEMORY and not self.confirmer(durability).able:
+            return self._tracked(self._submit_checked(draft))
         return self._join(draft)
 
-    def _join(self, draft: Draft) -> asyncio.Future[Any]:
+    def _join(self, draft: Draft) -> asyncio.Future[str]:
         """Add a draft to those that the next call takes."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[str] = self._loop.create_future()
         self._gathered.append(draft)
         self._callers.append(future)
         if not self._pump_due:
@@ -329,25 +342,29 @@ class Producer:
         task.add_done_callback(self._confirming.discard)
         return task
 
-    async def _submit_durable(self, draft: Draft) -> str:
-        """Enqueue one job with the others of its tick; return when it is safe."""
-        durability = draft.form.durability
-        confirmer = self.confirmer(durability)
-        await confirmer.check()
-        answer: _Accepted = await self._join(draft)
-        is_new, job_id = answer.is_new, answer.job_id
-        for _ in range(_SENDINGS - 1):
-            try:
-                if await confirmer.confirm(answer.request):
-                    break
-            except DurabilityUnconfirmedError as error:
-                raise _named(error, (job_id,), (answer.request,)) from None
-            answer = await self._join(draft._replace(job_id=job_id))
+    async def _submit_checked(self, draft: Draft) -> str:
+        """Enqueue one job, if the server can give the durability that it asks for."""
+        await self.confirmer(draft.form.durability).check()
+        return await self._join(draft)
+
+    async def _confirm_each(self, call: _Call, receipt: Receipt, durability: str) -> None:
+        """Answer the callers of one call who wait for this durability."""
+        at = [n for n, draft in enumerate(call.drafts) if draft.form.durability == durability]
+        part = Receipt(
+            [receipt.ids[n] for n in at], [receipt.accepted[n] for n in at], receipt.request
+        )
+        own = _Call([call.drafts[n] for n in at], each=[call.each[n] for n in at])
+        try:
+            await self._make_safe(own.drafts, part, [durability])
+        except DurabilityUnconfirmedError as error:
+            own.unconfirmed(error, part.ids)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            own.failed(error)
+        except BaseException as error:
+            own.failed(error)
+            raise
         else:
-            await self.confirm(durability, (answer.request,), (job_id,))
-        if not (is_new or answer.is_new):
-            raise DuplicateJobError(job_id)
-        return job_id
+            own.confirmed(part)
 
     async def _submit_durably(self, drafts: Sequence[Draft], durabilities: set[str]) -> Receipt:
         """Enqueue a list of jobs; return when they are safe."""
@@ -357,7 +374,7 @@ class Producer:
         receipts = await self._receipts(parts)
         outcomes = await asyncio.gather(
             *(
-                self._settle(part, receipt, durabilities)
+                self._make_safe(part, receipt, durabilities)
                 for part, receipt in zip(parts, receipts, strict=True)
             ),
             return_exceptions=True,
@@ -373,25 +390,35 @@ class Producer:
             [is_new for receipt in receipts for is_new in receipt.accepted],
         )
 
-    async def _settle(
+    async def _make_safe(
         self, drafts: Sequence[Draft], receipt: Receipt, durabilities: Iterable[str]
     ) -> None:
-        """Wait until one call's jobs are safe; what the server has lost is sent again."""
-        request = receipt.request
-        again = [
-            draft._replace(job_id=job_id) for draft, job_id in zip(drafts, receipt.ids, strict=True)
-        ]
+        """Wait until one call's jobs are safe; what the server has lost is sent again.
+
+        Raises:
+            DurabilityUnconfirmedError: Not in time, or lost again and again.
+        """
         for durability in durabilities:
             confirmer = self.confirmer(durability)
             for _ in range(_SENDINGS - 1):
                 try:
-                    if await confirmer.confirm(request):
+                    if await confirmer.confirm(receipt.request):
                         break
                 except DurabilityUnconfirmedError as error:
-                    raise _named(error, tuple(receipt.ids), (request,)) from None
-                request = (await self._receipts([again]))[0].request
+                    raise _named(error, tuple(receipt.ids), (receipt.request,)) from None
+                again = [
+                    draft._replace(job_id=job_id)
+                    for draft, job_id in zip(drafts, receipt.ids, strict=True)
+                ]
+                (answer,) = await self._receipts([again])
+                receipt.request = answer.request
+                # lost and accepted anew is accepted, whatever the first answer was
+                receipt.accepted = [
+                    first or second
+                    for first, second in zip(receipt.accepted, answer.accepted, strict=True)
+                ]
             else:
-                await self.confirm(durability, (request,), receipt.ids)
+                await self.confirm(durability, (receipt.request,), receipt.ids)
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -433,7 +460,8 @@ class Producer:
             call.failed(error)
             raise
         else:
-            call.done(receipt)
+            for durability in call.done(receipt):
+                self._tracked(self._confirm_each(call, receipt, durability))
 
     async def _send(self, drafts: Sequence[Draft]) -> Receipt:
         """Make one call of it, asked again with the same request id until it is answered."""
@@ -483,14 +511,11 @@ async def _all(answers: Iterable[Awaitable[T]]) -> list[T]:
 
 def _durabilities(drafts: Sequence[Draft]) -> set[str]:
     """Return what some of the drafts ask for beyond memory."""
-    found: set[str] = set()
-    seen: Form | None = None
-    for form, _, _ in drafts:
-        if form is not seen:
-            seen = form
-            found.add(form.durability)
-    found.discard(MEMORY)
-    return found
+    forms: list[Form] = list(map(_form_of, drafts))
+    # Nearly always they are one and the same, which a count finds out without a loop of ours.
+    if forms and forms.count(forms[0]) == len(forms):
+        del forms[1:]
+    return {form.durability for form in forms} - {MEMORY}
 
 
 def _named(

@@ -57,6 +57,11 @@ class PowerSupply:
         """Let them go on."""
         self._hold.unlink()
 
+    @property
+    def syncs(self) -> int:
+        """How many have ended so far."""
+        return len(self._log.read_text().splitlines()) if self._log.exists() else 0
+
     def copy(self, server: Server, target: Path) -> None:
         """Write into `target` what the disk of the server holds at this moment."""
         # First what is known to be synced, then the files: they may only have grown since.
