@@ -40,6 +40,9 @@ class State:
     specials: dict[str, float] = field(default_factory=dict)
     version: int = 0
     requests: dict[str, str] = field(default_factory=dict)
+    results: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What the server remembers of operators' calls, by request; not compared, a copy shows it."""
 
     # --- words for what several transitions do --------------------------------------------------
 
@@ -99,7 +102,9 @@ class State:
             self.common[entry.place].append(entry.job_id)
             self.marked.add(entry.place)
         else:
-            self.scheduled[entry.job_id] = round((now_ms + int(entry.due)) / 1000, 6)
+            relative = entry.due.startswith("+")
+            due = (now_ms + int(entry.due)) / 1000 if relative else float(entry.due)
+            self.scheduled[entry.job_id] = round(due, 6)
 
     def dequeue(  # noqa: PLR0913, PLR0917 - as the script's
         self, request: str, epoch: str, places: Sequence[str], limit: int, room: int, version: str
@@ -178,6 +183,8 @@ class State:
             self.crashes.pop(job_id, None)
             self.records[job_id] = (self.records[job_id][0], True)
         self.counters["accepted"] += len(names(s.foreign))
+        for job_id, _, _, values in ours(s.results):
+            self.results[job_id] = dict(zip(values[::2], values[1::2], strict=True))
         if held:
             self.leases[s.request] -= {job_id.decode() for job_id in s.ids()}
             self._forget_token_when_empty(s.request)
@@ -191,10 +198,11 @@ class State:
         else:
             self.records[job_id] = (data, True)
 
-    def register(self, epoch: str, deadline_ms: int, places: Iterable[str]) -> bool:
-        """Add or extend an epoch; a fenced one stays fenced."""
-        if self.epochs.get(epoch) == 0:
+    def register(self, request: str, epoch: str, deadline_ms: int, places: Iterable[str]) -> bool:
+        """Add or extend an epoch; a fenced one stays fenced, and a copy brings none back."""
+        if self.epochs.get(epoch) == 0 or (request in self.answers and epoch not in self.epochs):
             return False
+        self.answers[request] = True
         self.epochs[epoch] = max(self.epochs.get(epoch, 0), deadline_ms)
         self.workers.add(epoch)
         self.places.update(places)
@@ -238,8 +246,11 @@ class State:
         return len(moving), [job_id for job_id in ids if job_id not in place_of]
 
     def cancel(self, job_id: str, seen: bytes, data: bytes, ttl_s: int, *, foreign: bool) -> str:
-        """End a waiting or scheduled job."""
-        if self.records.get(job_id, (None,))[0] != seen:
+        """End a waiting or scheduled job; a copy of the call finds what it wrote."""
+        found = self.records.get(job_id, (None,))[0]
+        if found == data:
+            return "cancelled"
+        if found != seen:
             return "changed"
         if job_id in self.dead:
             return "failed"
@@ -257,9 +268,11 @@ class State:
         self.counters["cancelled"] += 1
         return "cancelled"
 
-    def revive(self, place: str, jobs: Sequence[tuple[str, bytes]]) -> list[str]:
+    def revive(self, request: str, place: str, jobs: Sequence[tuple[str, bytes]]) -> list[str]:
         """Put dead jobs back; returns the ids for which nothing was done."""
-        missing = []
+        if request in self.answers:
+            return list(self.answers[request])
+        missing = self.answers[request] = []
         for job_id, data in jobs:
             if job_id not in self.dead or not self.records.get(job_id, (b"", True))[1]:
                 missing.append(job_id)
@@ -270,7 +283,15 @@ class State:
             self.counters["revived"] += 1
             self.marked.add(place)
             self.places.add(place)
-        return missing
+        return list(missing)
+
+    def purge(self, request: str, ids: Sequence[str]) -> int:
+        """Bury jobs by an operator's order, with their results."""
+        if request not in self.answers:
+            for job_id in set(ids) & set(self.dead):
+                self.results.pop(job_id, None)
+            self.answers[request] = self.bury(ids)
+        return int(self.answers[request])
 
     def bury(self, ids: Sequence[str]) -> int:
         """Drop dead jobs for good; a record of an id accepted anew stays."""
@@ -317,12 +338,23 @@ class State:
             self.places.add(place)
         return len(moving)
 
+    def vacate(self, places: Iterable[str], epochs: Collection[str]) -> int:
+        """Forget places where nothing waits, unless a worker came that the caller does not know."""
+        if self.workers - set(epochs):
+            return -1
+        empty = {where for where in places if not self.waits(where)}
+        forgotten = len(self.places & empty)
+        self.places -= empty
+        self.marked -= empty
+        return forgotten
+
     def specialise(self, tasks: Iterable[str], now_ms: int, ttl_ms: int) -> None:
         """Keep lists of their own for tasks."""
         lapsed = {task for task, deadline in self.specials.items() if deadline <= now_ms}
-        for task in lapsed:
+        leaving = lapsed - set(tasks)
+        for task in leaving:
             del self.specials[task]
-        if lapsed or set(tasks) - set(self.specials):
+        if leaving or set(tasks) - set(self.specials):
             self.version += 1
         for task in tasks:
             self.specials[task] = max(self.specials.get(task, 0), now_ms + ttl_ms)
@@ -332,6 +364,7 @@ class State:
     def canonical(self) -> dict[str, Any]:
         """Return the state as plain values, without what is empty."""
         values = dict(vars(self))
+        del values["answers"]
         for name in ("common", "looked_through", "leases"):
             values[name] = {key: value for key, value in values[name].items() if value}
         for name in ("crashes", "counters"):
@@ -346,12 +379,15 @@ class State:
             state._take(name, content, has_ttl=ends != -1)
         return state
 
-    def _take(self, name: str, content: Any, *, has_ttl: bool) -> None:  # noqa: ANN401, C901
+    def _take(self, name: str, content: Any, *, has_ttl: bool) -> None:  # noqa: ANN401, C901, PLR0912
         if name.startswith("job:"):
             self.records[name.removeprefix("job:")] = (content, has_ttl)
         elif name.startswith("request:"):
             assert has_ttl
             self.requests[name.removeprefix("request:")] = content.decode()
+        elif name.startswith("result:"):
+            assert has_ttl
+            self.results[name.removeprefix("result:")] = content
         elif name.startswith("queue:processing:lease:"):
             self.leases[name.removeprefix("queue:processing:lease:")] = content
         elif name.startswith("queue:processing:epoch:"):

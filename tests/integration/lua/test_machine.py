@@ -1,15 +1,15 @@
 """All scripts together, in any order, against the model: no job is lost, doubled or uncounted.
 
 After every step the server holds exactly what the model says, and the audit finds no drift.
-Copies of earlier calls come at any time; the server is full now and then, forgets its
-scripts, or falls back to an older state, as after a failover.
+Copies of earlier calls of every kind come at any time; the server is full now and then,
+forgets its scripts, or falls back to an older state, as after a failover.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from bananas.broker import Batch, GiveBack, Promotion
+    from bare_queue import Call
     from servers import Kind, Server
 
 T = TypeVar("T")
@@ -42,9 +43,12 @@ HIGH, LOW = "queue:high", "queue:low"
 TASKS = ("t1", "t2")
 PLACES = (HIGH, *(place("low", task=task) for task in TASKS), LOW)
 EPOCHS = ("e1", "e2", "e3")
-FAR_MS = 10_000_000
+END_MS = 2**53 + 1000
 ROUNDS = 3
 RETENTION = Retention(completed_s=90, failed_s=900)
+RESULT_S = 700
+DUES = (None, None, None, "+0", "+700", "+3000", "-1.5", "1800000000.25", "9007199254740.992")
+"""Relative and not, past, equal, between two milliseconds, and at the end of exact numbers."""
 
 #: Reached in every run of the size below; a run that never saw one has tested less than it says.
 SOMETIMES = (
@@ -77,6 +81,15 @@ SOMETIMES = (
     "merged",
     "rolled back",
     "full",
+    "scripts forgotten",
+    "places forgotten",
+    "places kept: another worker came",
+    "result",
+    "old call: settle",
+    "old call: cancel",
+    "old call: revive",
+    "old call: purge",
+    "old call: register",
 )
 
 
@@ -111,6 +124,8 @@ class Machine(RuleBasedStateMachine):
         self.enqueues: list[tuple[str, list[Entry]]] = []
         self.dequeues: list[tuple[str, str, list[str], int, int]] = []
         self.tokens: dict[str, str] = {}
+        self.again: list[tuple[str, Callable[[], None]]] = []
+        self.named: dict[bytes, str] = {}
         self.view: list[tuple[str, str | None]] = []
         self.saved: tuple[dict[bytes, tuple[bytes, int]], State, set[str]] | None = None
 
@@ -160,13 +175,13 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        """Begin in the middle of things: jobs everywhere, some leased, one dead."""
+        """Begin in the middle of things: jobs everywhere, some leased, some dead."""
         for epoch in EPOCHS[:2]:
             self.register(epoch)
         self.push_foreign(2, scheduled=False)
         self.push_foreign(1, scheduled=True)
         self.enqueue([(n % 2 == 0, TASKS[n % 2], None, 150 * (n % 3)) for n in range(8)], [])
-        self.enqueue([(True, "t1", 700 * n, 0) for n in range(3)], [])
+        self.enqueue([(True, "t1", f"+{700 * n}", 0) for n in range(3)], [])
         self._dequeue(self.queue.request(), "e1", list(PLACES), 5, 1 << 20)
         self._dequeue(self.queue.request(), "e2", list(PLACES), 3, 1 << 20)
         self._cancel(next(job_id for where in PLACES for job_id in self.model.common[where]), 60)
@@ -175,9 +190,11 @@ class Machine(RuleBasedStateMachine):
             self.enqueue([(False, "t1", None, 0)] * 2, [])
         dying = next(iter(self.tokens))
         settlement = Settlement(dying)
-        for job_id in sorted(self.model.leases[dying])[-2:]:
+        for job_id in sorted(self.model.leases[dying])[-4:]:
             self._decide(settlement, job_id, 4, ours=True)
         self._settle(settlement)
+        self.revive([0], strangers=False)
+        self.purge([0])
 
     @rule(ms=st.sampled_from([1, 500, 1000, 4000, 20_000]))
     def time_passes(self, ms: int) -> None:
@@ -194,6 +211,12 @@ class Machine(RuleBasedStateMachine):
         if scripts_too:
             self.client.script_flush()
         self.saw("full")
+
+    @rule()
+    def forget_scripts(self) -> None:
+        """Let the server forget its scripts, between any two calls."""
+        self.client.script_flush()
+        self.saw("scripts forgotten")
 
     @rule()
     def save(self) -> None:
@@ -223,7 +246,7 @@ class Machine(RuleBasedStateMachine):
             st.tuples(
                 st.booleans(),
                 st.sampled_from(TASKS),
-                st.sampled_from([None, None, 0, 700, 3000]),
+                st.sampled_from(DUES),
                 st.sampled_from([0, 0, 150, 400]),
             ),
             min_size=1,
@@ -231,20 +254,19 @@ class Machine(RuleBasedStateMachine):
         ),
         known=st.lists(st.integers(0, 30), max_size=2),
     )
-    def enqueue(self, jobs: list[tuple[bool, str, int | None, int]], known: list[int]) -> None:
+    def enqueue(self, jobs: list[tuple[bool, str, str | None, int]], known: list[int]) -> None:
         """Enqueue new jobs, with some known ids among them."""
         entries = []
         tasks = self.queue.broker.specials.tasks
         ids = [f"j{self.jobs + number:04}" for number in range(len(jobs))]
         again = [f"j{number:04}" for number in sorted(set(known)) if number < self.jobs]
         self.jobs += len(jobs)
-        for job_id, (high, task, delay_ms, size) in zip(
+        for job_id, (high, task, due, size) in zip(
             [*again, *ids], [*jobs, *jobs, *jobs], strict=False
         ):
             own = task if task in tasks and not high else None
             where = place("high" if high else "low", task=own)
             self.task.setdefault(job_id, task)
-            due = None if delay_ms is None else f"+{delay_ms}"
             entries.append(Entry(job_id, where, record(job_id, where, size=size), due))
         self._enqueue(self.queue.request(), entries)
 
@@ -292,9 +314,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(epoch=st.sampled_from(EPOCHS))
     def register(self, epoch: str) -> None:
-        """Register an epoch, perhaps one that is gone: a delayed copy."""
-        expected = self.model.register(epoch, self.queue.now_ms + 15_000, PLACES)
-        assert self.queue.register(epoch, 15, PLACES) == expected
+        """Register an epoch, perhaps one that is gone."""
+        answer = self.queue.register(epoch, 15, PLACES)
+        call = self.queue.last
+        request = str(call.keys[3])
+
+        def expected() -> bool:
+            return self.model.register(request, epoch, self.queue.now_ms + 15_000, PLACES)
+
+        assert answer == expected()
+        self.keep("register", call, lambda answer: answer == expected())
 
     @rule(
         epoch=st.sampled_from(EPOCHS),
@@ -357,12 +386,27 @@ class Machine(RuleBasedStateMachine):
             self.queue.broker.settle(self.tokens[token], settlement, RETENTION)
         )
         assert {job_id.decode() for job_id in answered} == stale
+        call = self.queue.last
+        for job_id, ttl_s, _, _ in settlement.results:
+            if job_id.decode() not in stale:
+                left_s = self.queue.ttl_s(self.queue.keys.result(job_id.decode()))
+                assert ttl_s - 30 <= left_s <= ttl_s
+                self.saw("result")
+
+        def fits(numbers: list[int]) -> bool:
+            late = self.model.settle(settlement, self.queue.now_ms)
+            self.uncounted -= {job_id.decode() for job_id in settlement.foreign} - late
+            return len(numbers) == len(late)
+
+        self.keep("settle", call, fits)
         self.saw("settled", when=len(stale) < len(chosen))
         self.saw("stale", when=stale)
         self.saw("stale beside valid", when=0 < len(stale) < len(chosen))
         self.saw("tombstone dropped", when=settlement.forgotten)
 
-    def _decide(self, s: Settlement, job_id: str, outcome: int, *, ours: bool) -> None:
+    def _decide(  # noqa: C901 - it is flat
+        self, s: Settlement, job_id: str, outcome: int, *, ours: bool
+    ) -> None:
         raw = job_id.encode()
         if ours and job_id in self.model.cancelled:
             if outcome < 6:
@@ -372,6 +416,8 @@ class Machine(RuleBasedStateMachine):
             return
         if job_id in self.uncounted and outcome < 6:
             s.foreign.append(raw)
+        if outcome in {0, 4}:
+            s.results.append((raw, RESULT_S, b"over", ("status", b"%d" % outcome)))
         if outcome == 0:
             s.dropped.append(raw)
         elif outcome == 1:
@@ -401,6 +447,24 @@ class Machine(RuleBasedStateMachine):
         for number, job_id in enumerate(sorted(self.model.leases[request])):
             self._decide(settlement, job_id, outcomes[number % len(outcomes)], ours=True)
         self._settle(settlement)
+
+    def keep(self, kind: str, call: Call, fits: Callable[[Any], bool]) -> None:
+        """Keep a call, so that a copy of it may come at any time."""
+
+        def send() -> None:
+            answer = self.queue.again(call)
+            assert fits(answer), f"a copy of {kind} was answered {answer}"
+
+        self.again.append((kind, send))
+
+    @rule(which=PICK)
+    def an_old_call_arrives(self, which: int) -> None:
+        """Let a copy of any call arrive, byte by byte the same, however long ago it was made."""
+        kinds = sorted({kind for kind, _ in self.again})
+        if kinds:
+            kind = pick(kinds, which)
+            pick([send for name, send in self.again if name == kind][-4:], which)()
+            self.saw(f"old call: {kind}")
 
     @rule(epochs=st.lists(st.sampled_from([*EPOCHS, "never"]), min_size=1, max_size=3, unique=True))
     def beat(self, epochs: list[str]) -> None:
@@ -500,12 +564,18 @@ class Machine(RuleBasedStateMachine):
         self.saw("unplaced", when=unplaced)
         return moved, place_of
 
-    @rule(limit=st.sampled_from([1, 3, 500]), place_all=st.booleans())
-    def promote(self, limit: int, place_all: bool) -> None:
-        """Move due jobs."""
+    @rule(limit=st.sampled_from([1, 3, 500]), place_all=st.booleans(), looked_before=st.booleans())
+    def promote(self, limit: int, place_all: bool, looked_before: bool) -> None:
+        """Move due jobs, as a scheduler that has just looked where they belong, or long ago."""
         scheduled = set(self.model.scheduled)
-        named = self._named(scheduled) if place_all else {}
-        place_of = self.places_of(scheduled, named)
+        if not looked_before:
+            self.named = self._named(scheduled) if place_all else {}
+        named = self.named
+        place_of = {
+            job_id: where
+            for job_id, where in self.places_of(scheduled, named).items()
+            if job_id in scheduled
+        }
         now = self.queue.now_ms
         expected = self.model.promote((HIGH, LOW), place_of, limit, now)
         step: Promotion = self.queue.run(self.queue.broker.promote((HIGH, LOW), named, limit=limit))
@@ -549,6 +619,13 @@ class Machine(RuleBasedStateMachine):
             self.queue.broker.cancel(job_id, seen, cancelled, ttl_s=ttl_s, foreign=foreign)
         )
         assert answer == expected
+
+        def fits(again: bytes) -> bool:
+            said = self.model.cancel(job_id, seen, cancelled, ttl_s, foreign=foreign)
+            self.uncounted -= {job_id} if said == "cancelled" else set()
+            return again.decode() == said
+
+        self.keep("cancel", self.queue.last, fits)
         if answer == "cancelled":
             self.uncounted.discard(job_id)
             self.saw("cancelled")
@@ -561,8 +638,15 @@ class Machine(RuleBasedStateMachine):
         dead = sorted(self.model.dead) or self.known_ids()
         ids = [pick(dead, number) for number in which] + self.known_ids()[-2:] * strangers
         jobs = [(job_id, record(job_id, LOW, revived=len(ids))) for job_id in ids]
-        expected = self.model.revive(LOW, jobs)
-        assert self.queue.run(self.queue.broker.revive(LOW, jobs)) == expected
+        missing = self.queue.run(self.queue.broker.revive(LOW, jobs))
+        request = str(self.queue.last.keys[5])
+        expected = self.model.revive(request, LOW, jobs)
+        assert missing == expected
+        self.keep(
+            "revive",
+            self.queue.last,
+            lambda answer: [ids[n - 1] for n in answer] == self.model.revive(request, LOW, jobs),
+        )
         self.saw("revived", when=len(expected) < len(ids))
 
     @rule(which=st.lists(PICK, min_size=1, max_size=3))
@@ -570,8 +654,11 @@ class Machine(RuleBasedStateMachine):
         """Delete failed jobs, perhaps named twice, and others that did not fail."""
         dead = sorted(self.model.dead) or self.known_ids()
         ids = [pick(dead, number) for number in which] + self.known_ids()[-1:]
-        expected = self.model.bury(ids)
-        assert self.queue.run(self.queue.broker.purge(ids)) == expected
+        count = self.queue.run(self.queue.broker.purge(ids))
+        request = str(self.queue.last.keys[2])
+        expected = self.model.purge(request, ids)
+        assert count == expected
+        self.keep("purge", self.queue.last, lambda answer: answer == self.model.purge(request, ids))
         self.saw("purged", when=expected)
 
     @rule()
@@ -626,6 +713,20 @@ class Machine(RuleBasedStateMachine):
         assert moved == expected
         self.saw("merged", when=moved)
 
+    @rule(
+        places=st.lists(st.sampled_from(PLACES), min_size=1, unique=True), knows_all=st.booleans()
+    )
+    def vacate(self, places: list[str], knows_all: bool) -> None:
+        """Forget places, with an old or a new look at the workers."""
+        known = sorted(self.model.workers)[: None if knows_all else 1]
+        expected = self.model.vacate(places, known)
+        forgotten = self.queue.run(
+            self.queue.broker.vacate(places, [epoch.encode() for epoch in known])
+        )
+        assert forgotten == expected
+        self.saw("places forgotten", when=forgotten > 0)
+        self.saw("places kept: another worker came", when=forgotten < 0)
+
     # --- always ---------------------------------------------------------------------------------
 
     @invariant()
@@ -644,7 +745,7 @@ class Machine(RuleBasedStateMachine):
                 queue.broker.reclaim(epoch, proven=True, placed=self._named(set(self.known_ids())))
             ).state not in ("done", "gone"):
                 pass
-        queue.now_ms += FAR_MS
+        queue.now_ms = END_MS
         run(queue.broker.specialise(1))
         run(queue.broker.promote(placed=self._named(set(self.known_ids()))))
         queue.register("last", places=PLACES)
