@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from redis.exceptions import RedisError
 
 from chaos.ledger import Reader
 from chaos.stage import server_words
@@ -77,6 +78,8 @@ class Seen:
     zombies: set[int] = field(default_factory=set)
     used_memory: list[tuple[float, int]] = field(default_factory=list)
     clients: list[tuple[float, int]] = field(default_factory=list)
+    slow_ms: list[float] = field(default_factory=list)
+    """Calls of our scripts that took more than 5 ms of the server's time."""
 
 
 class Monitor:
@@ -130,6 +133,11 @@ class Monitor:
                 self._look_at_processes(now_s)
             self._look_for_zombies()
             self.entries += self._reader.more()
+
+    def look_at_server(self) -> None:
+        """Look at the server now."""
+        with self.lock:
+            self._look_at_server(time.monotonic())
 
     def forget(self) -> None:
         """Begin a new ledger: what was read is judged."""
@@ -224,6 +232,7 @@ class Monitor:
             # a server that was started anew counts from 0
             self.seen.counts[name] += count - before if count >= before else count
         self._server_before = now
+        self.seen.slow_ms += _slow_scripts(self._client)
         self.seen.used_memory.append((now_s, int(words["used_memory"])))
         self.seen.clients.append((now_s, int(words["connected_clients"])))
 
@@ -258,6 +267,16 @@ def _monotonic(text: str, ahead_s: float) -> float:
     """Return the monotonic time of a log's line."""
     real_s = datetime.fromisoformat(text).timestamp() - ahead_s
     return real_s - time.time() + time.monotonic()
+
+
+def _slow_scripts(client: Redis) -> list[float]:
+    """Return the milliseconds of each slow call by content since the last look."""
+    try:
+        found: Any = client.slowlog_get(128)
+        client.slowlog_reset()
+    except (RedisError, OSError):
+        return []
+    return [e["duration"] / 1000 for e in found if e["command"].upper().startswith(b"EVALSHA")]
 
 
 def _calls(words: dict[str, Any], name: str) -> int:

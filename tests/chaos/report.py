@@ -30,6 +30,9 @@ def lines(summary: Summary) -> list[str]:
         "second starts by cause: "
         + (", ".join(f"{name} {n}" for name, n in sorted(summary.duplicates.items())) or "none"),
         "processes: " + ", ".join(f"{name} {n}" for name, n in summary.processes.items()),
+        "scripts that took more than 5 ms: {count:.0f}, the longest {longest_ms:.1f} ms".format(
+            **summary.slow_scripts
+        ),
         "",
         "must have happened:",
     ]

@@ -78,6 +78,7 @@ class Summary:
     recovery: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: dict[str, int] = field(default_factory=dict)
     growth: dict[str, Any] = field(default_factory=dict)
+    slow_scripts: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -108,6 +109,9 @@ class Run:
         """What happened in the rounds before this one, by their ledgers."""
         self._said_s = 0.0
         self._steady_pids: list[int] = []
+        self._memory: list[int] = []
+        """What the server used when a round was drained and cleaned up."""
+        self._clients: list[int] = []
         self.monitor = Monitor(stage)
         stage.on_look = self._progress
         self.entries: list[Entry] = []
@@ -146,6 +150,8 @@ class Run:
         counts = self._counts()
         summary.sometimes = {name: counts[name] for name in SOMETIMES}
         summary.missing = missing(counts, self._happened)
+        slow = self.monitor.seen.slow_ms
+        summary.slow_scripts = {"count": len(slow), "longest_ms": max(slow, default=0.0)}
         summary.recovery = recovery.table(self.recoveries)
 
     def _round(self, plan: list[Step], length_s: float, *, last: bool) -> None:
@@ -232,7 +238,7 @@ class Run:
 
     def _close_round(self) -> None:
         """Judge the round, count it in, and clean up what ended in it."""
-        stage, summary = self._stage, self._summary
+        stage = self._stage
         self.monitor.look()
         self.entries = entries = self.monitor.entries
         with stage.client() as client:
@@ -242,8 +248,10 @@ class Run:
         self._counted += _count(entries)
         self._add(verdict)
         self.recoveries += recovery.of(entries)
-        memory = self.monitor.seen.used_memory[-1][1] if self.monitor.seen.used_memory else 0
-        summary.growth.setdefault("used_memory_drained", []).append(memory)
+        self.monitor.look_at_server()
+        seen = self.monitor.seen
+        self._memory += [used for _, used in seen.used_memory[-1:]]
+        self._clients += [clients for _, clients in seen.clients[-1:]]
         self.monitor.forget()
 
     def _add(self, verdict: Verdict) -> None:
@@ -352,9 +360,12 @@ class Run:
     def _judge_growth(self) -> None:
         """What nothing harms must not grow: the steady fleet, and the server once drained."""
         seen, figures = self.monitor.seen, self._summary.growth
-        drained = figures.get("used_memory_drained", [])
-        series = growth.series_of(self._steady_pids, seen)
-        for line in [*series, growth.Series("used_memory once drained", drained)]:
+        series = [
+            *growth.series_of(self._steady_pids, seen),
+            growth.Series("used_memory once drained", self._memory),
+            growth.Series("connections once drained", self._clients, 4.0, 0.0),
+        ]
+        for line in series:
             figures[line.name] = line.ends()
             if why := line.grows():
                 self._find("growth", line.name, why)

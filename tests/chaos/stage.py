@@ -117,8 +117,9 @@ class Stage:
         self.folder = folder
         self.ledger = FleetLedger(folder / "ledger")
         self.pen = Pen(self.ledger.path)
+        arguments = ("--appendfsync", "everysec", "--lua-time-limit", "200")
         self.server = Server(
-            kind, aof=True, arguments=("--appendfsync", "everysec", "--lua-time-limit", "200")
+            kind, aof=True, arguments=(*arguments, "--slowlog-log-slower-than", "5000")
         )
         self._rate = rate
         self._seed = seed
