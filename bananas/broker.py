@@ -472,6 +472,8 @@ class Broker:
     async def revive(self, place: str, jobs: Sequence[tuple[str, bytes]]) -> list[str]:
         """Put failed jobs, (id, new record), back into one place; returns ids that were not dead.
 
+        Their old results go.
+
         Moves: failed -> pending. Atomic: `revive.lua`, at most 500.
         """
         keys = self.keys
@@ -485,6 +487,7 @@ class Broker:
             keys.request(request_id()),
         ]
         script_keys += map(keys.job, ids)
+        script_keys += map(keys.result, ids)
         args: list[Any] = [len(jobs), place, MEMORY_MS, *ids, *(record for _, record in jobs)]
         reply = await self.transport.call(self.scripts.revive, script_keys, args)
         return [ids[number - 1] for number in reply]

@@ -267,9 +267,6 @@ class DeadLetters:
                 expires_at=job.expires_at if (job.expires_us or 0) > now_us else None,
             )
             by_place.setdefault(where, []).append((job.id, fresh.encode(where)))
-        # First the old results: none of them may be taken for that of the run to come.
-        keys = [broker.keys.result(job.id) for job in jobs]
-        await broker.transport.command("UNLINK", *keys, repeat=True)
         revived: list[str] = []
         for where, chosen in by_place.items():
             missing = set(await broker.revive(where, chosen))

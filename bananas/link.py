@@ -31,6 +31,8 @@ _MORE: Final = object()
 _ReplyError: Final = hiredis.ReplyError
 _WRITE_HIGH_BYTES: Final = 1 << 20
 _KEEPALIVE_S: Final = 15
+_PROGRESS_BYTES: Final = 1 << 14
+"""So much of an answer is a sign of life: a large one may take longer than its time."""
 
 # The stub of hiredis asks for a tuple of exactly one item.
 pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -128,7 +130,8 @@ class Link(asyncio.Protocol):
         self._now = now
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._wire: asyncio.Transport | None = None
-        self._progress_at = 0.0  # last answer, or first call after a rest
+        self._progress_at = 0.0  # last sign of life, or first call after a rest
+        self._part_bytes = 0  # since then
         self.pending: deque[Call] = deque()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused = False
@@ -199,7 +202,11 @@ class Link(asyncio.Protocol):
                     self._owner.counters.stale_replies += 1
         except hiredis.ProtocolError as error:
             self.drop(f"not the protocol of Redis: {error}")
+        if not progress:
+            self._part_bytes += len(data)
+            progress = self._part_bytes >= _PROGRESS_BYTES
         if progress:
+            self._part_bytes = 0
             self._progress_at = self._now()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -54,8 +54,14 @@ async def until(
 class Running:
     """One worker at work and what it was made of."""
 
-    def __init__(
-        self, bench: Bench, app: Bananas, url: str, settings: Settings, scripts: Scripts | None
+    def __init__(  # noqa: PLR0913, PLR0917 - as `Bench.worker`, which makes it
+        self,
+        bench: Bench,
+        app: Bananas,
+        url: str,
+        wake_url: str,
+        settings: Settings,
+        scripts: Scripts | None,
     ) -> None:
         """Compose; `start` starts."""
         self.settings = settings
@@ -63,7 +69,7 @@ class Running:
         self.slot.claim("worker", now_ns=time.monotonic_ns())
         self.slot.pid = os.getpid()
         self.transport = Transport(url, client_name="test-worker")
-        self.wake_transport = Transport(url, client_name="test-wake")
+        self.wake_transport = Transport(wake_url, client_name="test-wake")
         self.broker = Broker(self.transport, bench.keys, scripts)
         self.worker = Worker(self.broker, self.wake_transport, app.registry, settings, self.slot)
         self._stopped = False
@@ -134,13 +140,14 @@ class Bench:
         app: Bananas | None = None,
         *,
         url: str | None = None,
+        wake_url: str | None = None,
         scripts: Scripts | None = None,
         **changes: Any,  # noqa: ANN401
     ) -> Running:
         """Start a worker; `changes` are settings of its own."""
         settings = dataclasses.replace(self.settings, **changes)
         where = url or str(settings.redis_url)
-        running = Running(self, app or self.app, where, settings, scripts)
+        running = Running(self, app or self.app, where, wake_url or where, settings, scripts)
         self.workers.append(running)
         return await running.start()
 

@@ -6,7 +6,7 @@
 -- KEYS[4] wake      LIST   its marker
 -- KEYS[5] places    SET    places that hold jobs, did so lately, or are served
 -- KEYS[6] request   STRING the answer given to this request, with a TTL
--- KEYS[7..] jobs    STRING a record key an id
+-- KEYS[7..] rest    mixed  a record key (STRING) an id; then its result key (HASH)
 -- ARGV[1] jobs      count  1..500, all for the same list
 -- ARGV[2] place     name   the list's place
 -- ARGV[3] memory    ms     how long the answer is remembered
@@ -42,7 +42,11 @@ end
 redis.call('ZREM', KEYS[1], '', unpack(ids))
 redis.call('SET', KEYS[6], '=' .. table.concat(missing, ','), 'PX', ARGV[3])
 if #ids == 0 then return missing end
-for _, job in ipairs(numbers) do redis.call('SET', KEYS[6 + job], ARGV[3 + jobs + job]) end
+for _, job in ipairs(numbers) do
+  -- the old result must not be taken for that of the run to come
+  redis.call('DEL', KEYS[6 + jobs + job])
+  redis.call('SET', KEYS[6 + job], ARGV[3 + jobs + job])
+end
 redis.call('LPUSH', KEYS[3], unpack(ids))
 redis.call('SADD', KEYS[5], ARGV[2])
 redis.call('HINCRBY', KEYS[2], 'revived', #ids)

@@ -32,6 +32,7 @@ ROOM_BYTES: Final = 1 << 20
 
 _PAUSE_S: Final = 0.5
 _WAKE_MARGIN_S: Final = 5.0
+_WAKE_LATE_S: Final = 0.25
 
 
 class Fetcher:
@@ -74,6 +75,7 @@ class Fetcher:
         self._admit = admit
         self._fenced = fenced
         self._stirred = asyncio.Event()
+        self._woken: asyncio.Future[object] | None = None  # the blocked read under way
         self.tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.epoch = ""
@@ -108,6 +110,8 @@ class Fetcher:
         """Drop the call under way: what its answer would bring goes back with the epoch."""
         for task in self.tasks:
             task.cancel()
+        if self._woken is not None:
+            self._woken.cancel()
 
     async def _fetch_for_ever(self) -> None:
         while not self._stopping:
@@ -158,17 +162,26 @@ class Fetcher:
         keys = self._broker.keys
         places = self._service.places(self._known, self._broker.specials)
         poll_s = min(self._poll_s, 0.1) if self._service.sources() else self._poll_s
-        woken = asyncio.ensure_future(
-            self._wake_transport.command(
-                "BLPOP", *map(keys.wake, places), poll_s, timeout_s=poll_s + _WAKE_MARGIN_S
+        woken = self._woken
+        if woken is None:
+            self._woken = woken = asyncio.ensure_future(
+                self._wake_transport.command(
+                    "BLPOP", *map(keys.wake, places), poll_s, timeout_s=poll_s + _WAKE_MARGIN_S
+                )
             )
-        )
+        now = asyncio.get_running_loop().time
+        look_at = now() + poll_s + _WAKE_LATE_S
         # a stir alone brings no jobs: only a marker, its time, or the end of fetching counts
         while not woken.done() and not self._stopping and not self.closed:
+            if now() >= look_at:
+                return  # its connection may be half-open: we look, and go on waiting for it
             stirred = asyncio.ensure_future(self._stirred.wait())
-            await asyncio.wait((woken, stirred), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (woken, stirred), timeout=look_at - now(), return_when=asyncio.FIRST_COMPLETED
+            )
             stirred.cancel()
             self._stirred.clear()
+        self._woken = None
         if not woken.done():
             woken.cancel()
         elif (error := woken.exception()) is not None:

@@ -150,7 +150,7 @@ class Stage:
         task(name="in-a-thread")(self._in_a_thread)
         task(name="second-time")(self._second_time)
         task(name="later")(self._later)
-        task(name="bad")(self._bad)
+        task(name="bad", result=True)(self._bad)
         task(name="hopeless", result=True)(self._hopeless)
         task(name="stays")(self._stays)
 

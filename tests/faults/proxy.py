@@ -90,7 +90,13 @@ class FaultProxy:
         self._wires: set[_Wire] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._silent = False
+        self._mute = False
         self._refusing = False
+        self._hearing = asyncio.Event()
+        self._hearing.set()
+        self._pieces = (0, 0)
+        self._pause_s = 0.0
+        self._latency_s = 0.0
         self.seen: list[bytes] = []
         self.hit: list[bytes] = []
         self.held: list[bytes] = []
@@ -155,9 +161,26 @@ class FaultProxy:
         for wire in self._wires:
             wire.no_requests = wire.no_replies = True
 
+    def mute(self) -> None:
+        """Carry out all that is asked and let no answer through, on new connections too."""
+        self._mute = True
+        for wire in self._wires:
+            wire.no_replies = True
+
+    def deafen(self) -> None:
+        """Read nothing more from clients, until `speak`: what they send fills their sockets."""
+        self._hearing.clear()
+
     def speak(self) -> None:
         """Serve new connections again."""
-        self._silent = self._refusing = False
+        self._silent = self._mute = self._refusing = False
+        self._hearing.set()
+
+    def slow(
+        self, *, pieces: tuple[int, int] = (0, 0), pause_s: float = 0.0, latency_s: float = 0.0
+    ) -> None:
+        """Be slow both ways: pieces of so many bytes with a pause after each, or all of it late."""
+        self._pieces, self._pause_s, self._latency_s = pieces, pause_s, latency_s
 
     def refuse(self) -> None:
         """Reset all connections, and new ones at once, until `speak`."""
@@ -201,7 +224,8 @@ class FaultProxy:
             if self._refusing:
                 return
             answers, to_server = await asyncio.open_unix_connection(self._upstream)
-            wire = _Wire(writer, to_server, no_requests=self._silent, no_replies=self._silent)
+            mute = self._silent or self._mute
+            wire = _Wire(writer, to_server, no_requests=self._silent, no_replies=mute)
             self._wires.add(wire)
             directions = [
                 asyncio.ensure_future(self._forward_requests(wire, reader)),
@@ -225,6 +249,7 @@ class FaultProxy:
     async def _forward_requests(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
         rest = b""
         while data := await reader.read(1 << 16):
+            await self._hearing.wait()
             frames, rest = split_frames(rest + data)
             for number, frame in enumerate(frames):
                 self.seen.append(frame)
@@ -252,10 +277,10 @@ class FaultProxy:
                     case Fault.DUPLICATE:
                         self._fire(fate)
                         wire.fates += [None, Fault.DUPLICATE]
-                        wire.to_server.write(frame + frame)
+                        await self._say(wire.to_server, frame + frame)
                     case _:
                         wire.fates.append(fate)
-                        wire.to_server.write(frame)
+                        await self._say(wire.to_server, frame)
             await wire.to_server.drain()
 
     async def _forward_replies(self, wire: _Wire, reader: asyncio.StreamReader) -> None:
@@ -295,8 +320,22 @@ class FaultProxy:
                     wire.to_client.write(frame[at : at + 1])
                     await asyncio.sleep(plan.seconds)
             case _:
-                wire.to_client.write(frame)
+                await self._say(wire.to_client, frame)
         return True
+
+    async def _say(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """Pass bytes on, as slowly as was asked for."""
+        least, most = self._pieces
+        if self._latency_s:
+            asyncio.get_running_loop().call_later(self._latency_s, writer.write, data)
+            return
+        while most and data:
+            size = self._random.randint(least, most)
+            writer.write(data[:size])
+            data = data[size:]
+            await asyncio.sleep(self._pause_s)
+        if data:
+            writer.write(data)
 
     def _fate_of(self, frame: bytes) -> Plan | None:
         for plan in self._plans:

@@ -1,0 +1,167 @@
+"""Row 18: a slow network: single bytes, delays, resets within a reply; no answer goes astray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bananas.context import current_job
+from bananas.errors import BrokerUnavailableError
+from bananas.scripts import Script
+from bananas.transport import Transport
+from faults.proxy import Fault, FaultProxy
+from workbench import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from servers import Server
+
+_ONCE = b"""
+local answer = redis.call('GET', KEYS[1])
+if answer then return answer end
+answer = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
+redis.call('SET', KEYS[1], answer)
+return answer
+"""
+ONCE = Script("once", _ONCE, hashlib.sha1(_ONCE, usedforsecurity=False).hexdigest())
+"""As ours are: carried out once per request, answering the same for ever."""
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, **options: float) -> AsyncIterator[Transport]:
+    """Give a transport and close it."""
+    transport = Transport(url, **options)  # type: ignore[arg-type]
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+async def ask(transport: Transport, prefix: str, number: int, size: int = 0) -> None:
+    """Make one call; its answer must be its own, to the last byte."""
+    tag = b"%d:" % number + b"x" * size
+    answer = await transport.call(ONCE, [f"{prefix}:r{number}", f"{prefix}:n"], [tag])
+    assert answer.partition(b":")[2] == tag
+
+
+def effects(server: Server, prefix: str) -> int:
+    """Return how many calls took effect."""
+    with server.client() as client:
+        return int(client.get(f"{prefix}:n") or 0)
+
+
+async def test_a_byte_a_second_is_given_up_in_time(server: Server, prefix: str) -> None:
+    """It is no connection: calls fail when their window ends, and succeed when it is over."""
+    async with (
+        FaultProxy(server.socket, tcp=True) as proxy,
+        opened(proxy.url, reply_timeout_s=0.3, retry_window_s=1.0) as transport,
+    ):
+        await ask(transport, prefix, 0)
+        proxy.slow(pieces=(1, 1), pause_s=1.0)
+        began_s = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            await ask(transport, prefix, 1)
+        assert time.monotonic() - began_s < 10.0
+        proxy.slow()
+        await ask(transport, prefix, 2)
+        await ask(transport, prefix, 1)
+    assert effects(server, prefix) == 3
+
+
+async def test_a_large_answer_may_take_its_time(server: Server, prefix: str) -> None:
+    """What keeps coming is no silence: no second sending, which would be as slow."""
+    async with (
+        FaultProxy(server.socket, tcp=True) as proxy,
+        opened(proxy.url, reply_timeout_s=1.0) as transport,
+    ):
+        await ask(transport, prefix, 0)
+        await transport.command("SET", f"{prefix}:large", b"y" * 400_000)
+        proxy.slow(pieces=(10_000, 10_000), pause_s=0.05)
+        began_s = time.monotonic()
+        assert await transport.command("GET", f"{prefix}:large") == b"y" * 400_000
+        assert time.monotonic() - began_s > 1.0
+        assert (transport.counters.drops, transport.counters.timeouts) == (0, 0)
+
+
+async def test_half_a_second_each_way(server: Server, prefix: str) -> None:
+    """Two hundred calls share the wait: nothing is dropped, sent twice or crossed."""
+    async with FaultProxy(server.socket, tcp=True) as proxy, opened(proxy.url) as transport:
+        proxy.slow(latency_s=0.5)
+        await asyncio.gather(*(ask(transport, prefix, number) for number in range(200)))
+        assert (transport.counters.drops, transport.counters.resends) == (0, 0)
+    assert effects(server, prefix) == 200
+
+
+async def test_a_worker_half_a_second_from_its_answers(server: Server, prefix: str) -> None:
+    """It is slower to begin, and else as good as any: each job runs once."""
+    runs: list[str] = []
+    async with (
+        FaultProxy(server.socket, tcp=True) as proxy,
+        Bench(server.url, prefix, lease_ttl_s=15) as bench,
+    ):
+
+        async def t() -> None:
+            runs.append(current_job().id)
+
+        bench.app.task(name="t")(t)
+        proxy.slow(latency_s=0.25)
+        worker = await bench.worker(url=proxy.url)
+        ids = [(await bench.app.client.submit("t")).id for _ in range(20)]
+        await bench.idle(within_s=30)
+        assert sorted(runs) == sorted(ids)
+        assert (await bench.counters())["completed"] == 20
+        await worker.stop()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_pieces_of_any_size(server: Server, prefix: str, seed: int) -> None:
+    """However the bytes are cut up, both ways, they are the same bytes."""
+    async with (
+        FaultProxy(server.socket, tcp=True, seed=seed) as proxy,
+        opened(proxy.url) as transport,
+    ):
+        proxy.slow(pieces=(1, 40))
+        await asyncio.gather(*(ask(transport, prefix, n, size=n % 90) for n in range(100)))
+        assert transport.counters.drops == 0
+    assert effects(server, prefix) == 100
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_fuzz(server: Server, prefix: str, seed: int) -> None:
+    """Pieces, silences, cuts, doubles, halves of answers and callers that leave, all by a seed.
+
+    Whoever waits for its answer gets its own; each call that was waited for took effect once.
+    """
+    chance = random.Random(seed)
+    left = 0
+
+    async def caller(transport: Transport, which: int) -> None:
+        nonlocal left
+        for number in range(which, 120, 8):
+            call = asyncio.ensure_future(ask(transport, prefix, number, size=chance.randrange(300)))
+            if chance.random() < 0.1:
+                left += 1
+                await asyncio.wait([call], timeout=chance.random() / 100)
+                call.cancel()
+            else:
+                await call
+
+    async with (
+        FaultProxy(server.socket, tcp=seed % 2 == 0, seed=seed) as proxy,
+        opened(proxy.url, reply_timeout_s=0.2) as transport,
+    ):
+        await ask(transport, prefix, 1000)
+        proxy.slow(pieces=(1, 1 + 40 * (seed % 5)))
+        proxy.chaos(0.15, tuple(Fault), seconds=0.001)
+        await asyncio.gather(*(caller(transport, which) for which in range(8)))
+        assert proxy.fired >= 5
+        assert transport.counters.drops >= 1
+    assert left > 0
+    assert 121 - left <= effects(server, prefix) <= 121
