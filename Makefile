@@ -19,7 +19,7 @@ TYPED := $(wildcard tests/typing)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
         logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
-        test-docker test-servers test-long check fix bench clean engine
+        test-docker test-servers test-long check fix bench bench-peers clean engine
 
 help: ## say what each target does
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
@@ -99,6 +99,9 @@ chaos: $(STAMP) ## harm real fleets by a seeded plan for three minutes and judge
 soak: $(STAMP) ## the same for SOAK_HOURS=1 hours, drained and judged every five minutes
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) \
 	  --hours $(or $(SOAK_HOURS),1) $(ARGS)
+
+bench-peers: $(STAMP) ## measure other task queues beside this one; they are installed below build/peers
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean: ## remove all that was made here: .venv, builds, caches
 	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks
