@@ -431,7 +431,7 @@ class PreparedServer:
     For a supervisor, which makes it before it forks and runs it as a child::
 
         prepared = prepare(data_dir)          # None: another process runs one, see `running`
-        ProcessSpec("redis", 1, lambda child: prepared.exec(), execs=True)
+        ProcessSpec("redis", 1, lambda child: keep(prepared, child), execs=True)
 
     The lock is held by whoever has a copy of `lock_fd`, so every other child calls
     `release`; and the address is the same for each server that takes a dead one's place.
@@ -454,22 +454,26 @@ class PreparedServer:
         """The server's command line."""
         return server_argv(self.binary, self.data_dir, self.socket_path, synced=self.synced)
 
-    def exec(self) -> NoReturn:
+    def exec(self, *, parent_pid: int | None = None) -> NoReturn:
         """Become the server, in a child of the process that prepared it; never return.
 
         The child leads a session of its own, so that Ctrl-C ends it only through us, and is
         told to end when its parent does (Linux).
 
+        Args:
+            parent_pid: The parent, if it is not the process that prepared it.
+
         Raises:
             OSError: The program cannot be run.
         """
+        parent_pid = self.owner_pid if parent_pid is None else parent_pid
         with contextlib.suppress(OSError):  # a leader already
             os.setsid()
-        if sys.platform == "linux" and os.getpid() != self.owner_pid:
+        if sys.platform == "linux" and os.getpid() != parent_pid:
             import ctypes  # noqa: PLC0415 - only here, and 10 ms
 
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-            if os.getppid() != self.owner_pid:  # it ended before the line above
+            if os.getppid() != parent_pid:  # it ended before the line above
                 os._exit(1)
         null = os.open(os.devnull, os.O_RDONLY)
         log = _private(self.data_dir / _LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -484,6 +488,12 @@ class PreparedServer:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(self.binary.path, self.argv, _server_environ())  # noqa: S606 - no shell wanted
+
+    def wait_gone(self, timeout_s: float = _STOP_S) -> None:
+        """Return once a predecessor that still ends has left the socket, at most after a while."""
+        patience = _Patience(timeout_s)
+        while _ping(self.socket_path) is not None and not patience.ended(loading=False):
+            pass
 
     def wait_ready(self, timeout_s: float = _READY_S) -> None:
         """Return once the server answers; the loading of its data is not counted as waiting.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bananas.embedded import PreparedServer, prepare, start
 from bananas.log import occupy_standard_streams
+from bananas.runtime import keeper
 from bananas.supervisor import ProcessSpec, Supervisor, log_event, slots_needed
 from bananas.table import Table
 
@@ -99,7 +100,13 @@ def specs_of(fleet: Fleet, settings: Settings, server: Server) -> list[ProcessSp
     specs: list[ProcessSpec] = []
     if prepared is not None:
         specs.append(
-            ProcessSpec("redis", 1, lambda _: prepared.exec(), stop_rank=_SERVER_RANK, execs=True)
+            ProcessSpec(
+                keeper.ROLE,
+                1,
+                lambda child: keeper.keep(prepared, child, grace_s=settings.shutdown_grace_s),
+                stop_rank=_SERVER_RANK,
+                execs=True,
+            )
         )
     thin = settings.worker_mode == "thin"
     if fleet.warden and not (thin and fleet.workers):

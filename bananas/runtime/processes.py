@@ -24,6 +24,7 @@ from bananas.errors import BrokerError, BrokerUnavailableError
 from bananas.eviction import refuse_eviction
 from bananas.keys import Keys
 from bananas.log import configure
+from bananas.runtime import keeper
 from bananas.runtime.application import load
 from bananas.runtime.signals import Leave, drain_or_cut, start_or_drain
 from bananas.supervisor.process import ASK_SIGNAL, EXIT_TARGET_RAISED
@@ -240,12 +241,15 @@ async def _outlast_siblings(child: Child, grace_s: float) -> None:
     """Without a supervisor, beat for the siblings while they drain, then end what is left."""
     if not child.supervisor_gone():
         return
-    log.warning("the supervisor is gone: waiting for %d siblings", len(child.living_siblings()))
+    log.warning(
+        "the supervisor is gone: waiting for %d siblings",
+        len(child.living_siblings(but=keeper.ROLE)),
+    )
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + grace_s + _ORPHAN_MARGIN_S
-    while child.living_siblings() and loop.time() < deadline_s:  # noqa: ASYNC110 - no event comes
+    while child.living_siblings(but=keeper.ROLE) and loop.time() < deadline_s:  # noqa: ASYNC110 - no event comes
         await asyncio.sleep(_LOOK_S)
-    for pid in child.kill_siblings():
+    for pid in child.kill_siblings(but=keeper.ROLE):
         log.warning("ended process %d, which did not leave", pid)
 
 

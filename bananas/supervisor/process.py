@@ -95,15 +95,15 @@ class Child:
         readable, _, _ = select.select([self.lifeline_fd], [], [], 0)
         return bool(readable)
 
-    def living_siblings(self) -> list[int]:
-        """Return the pids of the other children that have not ended.
+    def living_siblings(self, *, but: str = "") -> list[int]:
+        """Return the pids of the other children that have not ended, those of one role left out.
 
         For the last one out after `supervisor_gone`: nobody marks slots EXITED any more, so this
         asks the kernel. Linux only; elsewhere nobody is found.
         """
-        return [s.pid for s in self._others() if birth_of(s.pid) == s.birth != 0]
+        return [s.pid for s in self._others(but) if birth_of(s.pid) == s.birth != 0]
 
-    def kill_siblings(self) -> list[int]:
+    def kill_siblings(self, *, but: str = "") -> list[int]:
         """SIGKILL what is left of the fleet; for the last one out after `supervisor_gone`.
 
         A sibling whose loop hangs cannot see that the supervisor is gone. Only processes that
@@ -112,10 +112,11 @@ class Child:
         Returns:
             The pids killed.
         """
-        return [s.pid for s in self._others() if kill_exactly(s.pid, s.birth)]
+        return [s.pid for s in self._others(but) if kill_exactly(s.pid, s.birth)]
 
-    def _others(self) -> list[Slot]:
-        return [s for s in self.table.live() if s.pid not in {0, os.getpid()}]
+    def _others(self, but: str) -> list[Slot]:
+        others = [s for s in self.table.live() if s.pid not in {0, os.getpid()}]
+        return [s for s in others if not but or s.role != but]
 
 
 @dataclass(frozen=True, slots=True)
