@@ -140,7 +140,8 @@ class Audit:
 
 
 def _text(value: bytes) -> str:
-    return value.decode()
+    """Return a name; one that is no text was written by a stranger, and is only shown."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 class Broker:
@@ -492,16 +493,19 @@ class Broker:
         reply = await self.transport.call(self.scripts.revive, script_keys, args)
         return [ids[number - 1] for number in reply]
 
-    async def purge(self, job_ids: Sequence[str]) -> int:
+    async def purge(self, job_ids: Sequence[str | bytes]) -> int:
         """Delete failed jobs for good, at most 500; returns how many were there.
+
+        An id may be any bytes: a foreign producer's can be.
 
         Moves: failed -> deleted. Atomic: `purge.lua`.
         """
         keys = self.keys
-        script_keys = [keys.dead, keys.counters, keys.request(request_id())]
-        script_keys += map(keys.job, job_ids)
-        script_keys += map(keys.result, job_ids)
-        args: list[Any] = [MEMORY_MS, *job_ids]
+        ids = [job_id.encode() if isinstance(job_id, str) else job_id for job_id in job_ids]
+        script_keys: list[str | bytes] = [keys.dead, keys.counters, keys.request(request_id())]
+        script_keys += [keys.job_prefix.encode() + job_id for job_id in ids]
+        script_keys += [keys.result_prefix.encode() + job_id for job_id in ids]
+        args: list[Any] = [MEMORY_MS, *ids]
         return int(await self.transport.call(self.scripts.purge, script_keys, args))
 
     async def restore(

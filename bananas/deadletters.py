@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from bananas.broker import MAX_JOBS
 from bananas.clock import SYSTEM_CLOCK
@@ -53,13 +54,20 @@ class DeadGroup:
 
 
 class _Spot(NamedTuple):
-    """A place in the order of the queue: when it failed, as Redis writes it, and its id."""
+    """A place in the order of the queue: when it failed, as Redis writes it, and its id.
+
+    The id is what a foreign producer pushed: any bytes.
+    """
 
     score: bytes
-    job_id: str
+    raw_id: bytes
+
+    @property
+    def job_id(self) -> str:
+        return self.raw_id.decode("utf-8", "backslashreplace")
 
     def text(self) -> str:
-        return f"{self.score.decode()}:{self.job_id}"
+        return f"{self.score.decode()}:{quote_from_bytes(self.raw_id, safe=':')}"
 
     @classmethod
     def parse(cls, cursor: str) -> _Spot | None:
@@ -72,7 +80,7 @@ class _Spot(NamedTuple):
             colon = ""
         if not colon:
             raise FieldError("cursor", "must be one that a page gave", cursor)
-        return cls(score.encode(), job_id)
+        return cls(score.encode(), unquote_to_bytes(job_id))
 
 
 class DeadLetters:
@@ -160,7 +168,7 @@ class DeadLetters:
         started = now()
         size = MAX_JOBS if per_s is None else max(1, min(MAX_JOBS, int(per_s / 10)))
         async for jobs in self._matching(name, error, size, readable=True):
-            done += len(await self._revive(jobs))
+            done += len(await self._revive([job for _, job in jobs]))
             if on_progress is not None:
                 on_progress(done)
             if per_s is not None:
@@ -186,7 +194,7 @@ class DeadLetters:
         """Delete failed jobs for good, oldest first; returns how many."""
         done = 0
         async for jobs in self._matching(name, error, MAX_JOBS, readable=False):
-            done += await self._broker.purge([job.id for job in jobs])
+            done += await self._broker.purge([spot.raw_id for spot, _ in jobs])
             if on_progress is not None:
                 on_progress(done)
         return done
@@ -195,15 +203,15 @@ class DeadLetters:
 
     async def _matching(
         self, name: str | None, error: str | None, size: int, *, readable: bool
-    ) -> AsyncIterator[list[Job]]:
+    ) -> AsyncIterator[list[tuple[_Spot, Job]]]:
         """Give the jobs that match in lists of `size`; those that fail meanwhile are left out."""
         now_s, now_us = map(int, await self._broker.transport.command("TIME", repeat=True))
-        jobs: list[Job] = []
+        jobs: list[tuple[_Spot, Job]] = []
         async for spot, job in self._walk(None, newest_first=False):
             if float(spot.score) > now_s + now_us / 1e6:
                 break  # failed again, or failed since: there would be no end
             if _matches(job, name, error) and (job.name or not readable):
-                jobs.append(job)
+                jobs.append((spot, job))
             if len(jobs) >= size:
                 yield jobs
                 jobs = []
@@ -217,7 +225,8 @@ class DeadLetters:
             spots = await self._spots(after, newest_first=newest_first)
             if not spots:
                 return
-            keys = [self._broker.keys.job(spot.job_id) for spot in spots]
+            prefix = self._broker.keys.job_prefix.encode()
+            keys = [prefix + spot.raw_id for spot in spots]
             records = await self._broker.transport.command("MGET", *keys, repeat=True)
             for spot, record in zip(spots, records, strict=True):
                 if record is None:
@@ -239,8 +248,7 @@ class DeadLetters:
                 *words, "LIMIT", offset, _READ, "WITHSCORES", repeat=True
             )
             found = [
-                _Spot(score, job_id.decode())
-                for job_id, score in zip(pairs[::2], pairs[1::2], strict=True)
+                _Spot(score, job_id) for job_id, score in zip(pairs[::2], pairs[1::2], strict=True)
             ]
             spots = [spot for spot in found if _follows(spot, after, newest_first=newest_first)]
             if spots or not found:
@@ -277,8 +285,8 @@ class DeadLetters:
 def _follows(spot: _Spot, after: _Spot | None, *, newest_first: bool) -> bool:
     if after is None:
         return True
-    mine = (float(spot.score), spot.job_id.encode())
-    theirs = (float(after.score), after.job_id.encode())
+    mine = (float(spot.score), spot.raw_id)
+    theirs = (float(after.score), after.raw_id)
     return mine < theirs if newest_first else mine > theirs
 
 

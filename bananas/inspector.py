@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bananas.clock import SYSTEM_CLOCK
 from bananas.errors import DecodeError
@@ -41,6 +41,15 @@ class QueueInfo:
     task: str | None
     waiting: int
     oldest_age_s: float | None
+
+
+def _members(text: bytes) -> dict[str, Any]:
+    """Return what a process says of itself; nothing, where that is no object of JSON."""
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 class Inspector:
@@ -125,11 +134,11 @@ class Inspector:
         workers: list[dict[str, Any]] = []
         for epoch, deadline_ms in zip(pairs[::2], pairs[1::2], strict=True):
             left_s = float(deadline_ms) / 1e3 - (now_s + now_us / 1e6)
-            about: dict[str, Any] = json.loads(said[epoch]) if epoch in said else {}
+            about = _members(said.get(epoch, b"{}"))
             workers.append(
                 {
                     **about,
-                    "epoch": epoch.decode(),
+                    "epoch": epoch.decode("utf-8", "backslashreplace"),
                     "alive": left_s > 0,
                     "lease_left_s": round(max(0.0, left_s), 3),
                 }

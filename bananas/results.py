@@ -92,6 +92,8 @@ def live(record: bytes, where: str, job_id: str) -> Job:
         job = Job.decode(record)
     except DecodeError as error:
         return broken(job_id, record, str(error))
+    if job.id != job_id:  # else an operator's order for this one would be carried out on that
+        return broken(job_id, record, f'its record carries the id "{job.id}"')
     if where == "leased":
         status = "processing"
     elif where == "scheduled":
@@ -109,6 +111,23 @@ def broken(job_id: str, data: bytes, why: str) -> Job:
     """Return what can be shown of a job whose record cannot be read."""
     payload = encode_text(data.decode("utf-8", "replace"))
     return Job(id=job_id, name="", payload_json=payload, status="failed").with_(error=why)
+
+
+def _result_of(job_id: str, members: dict[bytes, bytes]) -> Result:
+    """Return what a kept result says, or raise ValueError."""
+    value = members.get(b"result")
+    duration_ms = float(members.get(b"duration_ms") or b"nan")
+    status = members.get(b"status", b"completed").decode()
+    if status not in ENDED:
+        raise ValueError("no status that ends a job")
+    return Result(
+        job_id=job_id,
+        status=status,
+        value=decode_payload(value) if value else None,
+        error=members[b"error"].decode("utf-8", "replace") if b"error" in members else None,
+        completed_at=members.get(b"completed_at", b"").decode(),
+        duration_ms=duration_ms if math.isfinite(duration_ms) else None,
+    )
 
 
 class Results:
@@ -142,16 +161,10 @@ class Results:
         if not pairs:
             return None
         members: dict[bytes, bytes] = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        value = members.get(b"result")
-        duration = members.get(b"duration_ms")
-        return Result(
-            job_id=job_id,
-            status=members.get(b"status", b"completed").decode(),
-            value=decode_payload(value) if value else None,
-            error=members[b"error"].decode("utf-8", "replace") if b"error" in members else None,
-            completed_at=members.get(b"completed_at", b"").decode(),
-            duration_ms=float(duration) if duration else None,
-        )
+        try:
+            return _result_of(job_id, members)
+        except ValueError:  # whoever wrote it was none of ours
+            raise DecodeError("the kept result cannot be read") from None
 
     async def end(self, job_id: str, *, known: bool = False) -> tuple[Result | None, Job | None]:
         """Return (the job's end or None, the job as it stands or None).

@@ -18,6 +18,7 @@ LEFT_OUT: Final = (
     "integration/lua",
     "integration/test_embedded.py",
     "model",
+    "security",
     "source/test_deployment.py",
     "source/test_docs.py",
     "source/test_documents.py",

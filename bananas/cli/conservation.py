@@ -133,6 +133,10 @@ def is_ours(tail: bytes) -> bool:
     return tail.endswith(b'"}') and b',"list":"' in tail
 
 
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
 async def present(broker: Broker, audit: Audit) -> AsyncIterator[list[bytes]]:
     """Give the ids of all places in lists."""
     command, keys = broker.transport.command, broker.keys
@@ -147,7 +151,7 @@ async def present(broker: Broker, audit: Audit) -> AsyncIterator[list[bytes]]:
         yield ids
         start += len(ids)
     for epoch in await command("ZRANGE", keys.epochs, 0, -1, repeat=True):
-        for request in await command("SMEMBERS", keys.epoch_leases(epoch.decode()), repeat=True):
-            ids = list(await command("SMEMBERS", keys.lease(request.decode()), repeat=True))
+        for request in await command("SMEMBERS", keys.epoch_leases(_text(epoch)), repeat=True):
+            ids = list(await command("SMEMBERS", keys.lease(_text(request)), repeat=True))
             for begin in range(0, len(ids), _READ):
                 yield ids[begin : begin + _READ]

@@ -80,7 +80,7 @@ async def wrong_types(broker: Broker) -> dict[str, tuple[str, str]]:
     if keys.places() not in wrong:
         lists: dict[str, str] = {}
         for name in await command("SMEMBERS", keys.places(), repeat=True):
-            lists |= dict.fromkeys(keys.served(name.decode()), "list")
+            lists |= dict.fromkeys(keys.served(name.decode("utf-8", "backslashreplace")), "list")
         wrong |= await _mistyped(broker, lists)
     return wrong
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bananas.client import Client
-from bananas.errors import FieldError, JobNotFoundError, PayloadError, StateError
+from bananas.errors import DecodeError, FieldError, JobNotFoundError, PayloadError, StateError
 from bananas.settings import Settings
 from scripted_worker import ScriptedWorker
 
@@ -233,3 +233,52 @@ async def test_unreadable_jobs_are_shown_and_deleted_only(
     with pytest.raises(StateError, match="cannot be read"):
         await client.retry("broken")
     assert await client.delete_dead() == 2
+
+
+async def test_an_id_that_is_no_text_hides_no_others(
+    client: Client, worker: ScriptedWorker, redis: Redis, prefix: str
+) -> None:
+    """What a foreign producer called its job is shown as it can be, paged over, and deleted."""
+    (ours,) = await bury(client, worker, 1, "t", "boom")
+    odd = [b"", b"\xff\xfe", b"a b%", b"x\r\ny"]
+    redis.zadd(f"{prefix}:queue:dead", dict.fromkeys(odd, 5.0))
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = await client.dead(cursor=cursor, limit=1, newest_first=False)
+        found += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if not cursor:
+            break
+    assert found == ["", "a b%", "x\r\ny", "\\xff\\xfe", ours]
+    assert await client.delete_dead(error="missing") == len(odd)
+    assert redis.zrange(f"{prefix}:queue:dead", 0, -1) == [ours.encode()]
+
+
+async def test_an_order_for_one_job_is_not_carried_out_on_another(
+    client: Client, worker: ScriptedWorker, redis: Redis, prefix: str
+) -> None:
+    """A record that carries another's id is a broken one: nothing is done to that other."""
+    (ours,) = await bury(client, worker, 1, "t", "boom")
+    record = redis.get(f"{prefix}:job:{ours}") or b""
+    redis.set(f"{prefix}:job:evil", record.replace(b'"name":"t"', b'"name":"other"'))
+    redis.zadd(f"{prefix}:queue:dead", {"evil": 5.0})
+    assert await client.retry_dead(name="other") == 0
+    assert await client.delete_dead(name="other") == 0
+    assert (await client.get_job("evil")).name == ""
+    assert await client.delete_dead(error="carries the id") == 1
+    assert (await client.get_job(ours)).status == "failed"
+
+
+async def test_a_result_that_is_none_is_told_so(
+    client: Client, worker: ScriptedWorker, redis: Redis, prefix: str
+) -> None:
+    """What a stranger wrote in place of a result is an error that says so."""
+    (job_id,) = await bury(client, worker, 1, "t", "boom")
+    wrong = [("status", b"\xff"), ("status", b"sold"), ("duration_ms", b"x"), ("result", b"{")]
+    for field, value in wrong:
+        key = f"{prefix}:result:{job_id}"
+        redis.delete(key)
+        redis.hset(key, mapping={"status": b"completed", field: value})
+        with pytest.raises(DecodeError):
+            await client.get_result(job_id)
