@@ -107,7 +107,7 @@ async def _look_through(broker: Broker, audit: Audit) -> tuple[int, int, int]:
         return 0, 0, 0
     foreign = missing = looked_at = 0
     command, keys = broker.transport.command, broker.keys
-    cancelled = set(await command("SMEMBERS", keys.cancelled, repeat=True))
+    cancelled = await cancelled_ids(broker)
     async for ids in present(broker, audit):
         asked = [job_id for job_id in ids if job_id not in cancelled]
         looked_at += len(asked)
@@ -126,6 +126,19 @@ async def _look_through(broker: Broker, audit: Audit) -> tuple[int, int, int]:
         missing += sum(not tail for tail in tails)
         foreign += sum(bool(tail) and not is_ours(tail) for tail in tails)
     return foreign, missing, looked_at
+
+
+async def cancelled_ids(broker: Broker) -> set[bytes]:
+    """Return the ids that were cancelled and still lie in a list, read in pages."""
+    found: set[bytes] = set()
+    cursor: Any = b"0"
+    while True:
+        cursor, some = await broker.transport.command(
+            "SSCAN", broker.keys.cancelled, cursor, "COUNT", _READ, repeat=True
+        )
+        found.update(some)
+        if cursor == b"0":
+            return found
 
 
 def is_ours(tail: bytes) -> bool:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from bananas.broker import MAX_JOBS
-from bananas.cli.conservation import explain_drift, present
+from bananas.cli.conservation import cancelled_ids, explain_drift, present
 from bananas.cli.screen import count, jobs
 from bananas.errors import BananasError, DecodeError
 from bananas.job import Job
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bananas.broker import Broker
     from bananas.client import Client
 
-_SCAN: Final = 1000
+_SCAN: Final = 400
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.5
 _WAITING: Final = frozenset({"pending", "scheduled", "processing"})
@@ -218,7 +218,7 @@ async def _lost(broker: Broker) -> dict[str, tuple[str, str]]:
     async for ids in present(broker, await broker.audit()):
         there.update(ids)
     there.update(await _members(broker, keys.dead))
-    cancelled = set(await command("SMEMBERS", keys.cancelled, repeat=True))
+    cancelled = await cancelled_ids(broker)
     lost: dict[str, tuple[str, str]] = {}
     chunk: list[bytes] = []
 
@@ -278,7 +278,7 @@ async def _members(broker: Broker, key: str) -> list[bytes]:
             "ZSCAN", key, cursor, "COUNT", _SCAN, repeat=True
         )
         found += pairs[::2]
-        if cursor in (b"0", "0"):
+        if cursor == b"0":
             return found
 
 
@@ -294,5 +294,5 @@ async def _scan(broker: Broker, pattern: str) -> AsyncIterator[str]:
             if name not in seen:
                 seen.add(name)
                 yield name.decode("utf-8", "surrogateescape")
-        if cursor in (b"0", "0"):
+        if cursor == b"0":
             return
