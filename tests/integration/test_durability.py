@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bananas.address import parse_url
 from bananas.broker import Broker
 from bananas.client import Client
 from bananas.embedded import start
@@ -25,6 +26,7 @@ from bananas.keys import Keys
 from bananas.settings import Settings
 from bananas.sync_client import SyncClient
 from bananas.transport import Transport
+from clusters import Cluster
 from faults.power import PowerSupply
 from replicas import Pair
 from servers import Server, binary
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from bananas.address import Address
     from bananas.broker import Entry
     from servers import Kind
 
@@ -392,6 +395,62 @@ async def test_what_the_server_lost_before_it_confirmed_is_sent_again(
             ids = [(await client.submit("one")).id]
         assert [(await client.get_job(job_id)).status for job_id in ids] == ["pending"] * len(ids)
     assert accepted(syncing) == len(ids)
+
+
+async def test_another_server_in_between_confirms_only_what_it_has(
+    kind: Kind, make_server: MakeServer
+) -> None:
+    """A failover after the acceptance, to one that had not got the job: it gets it now."""
+    servers = [make_server(kind, aof=True), make_server(kind, aof=True)]
+    current = servers[:1]
+
+    async def locate() -> Address:
+        return parse_url(current[0].url)
+
+    def fail_over() -> None:
+        if current[0] is servers[0]:
+            current[0] = servers[1]
+            servers[0].kill()
+
+    transport = Transport(servers[0].url, resolver=locate)
+    client = Client(
+        settings=settings(servers[0], "fsync"), broker=Interrupted(transport, fail_over)
+    )
+    try:
+        job = await client.submit("one")
+        assert (await client.get_job(job.id)).status == "pending"
+        assert accepted(servers[1]) == 1
+    finally:
+        await client.aclose()
+        await transport.close()
+
+
+async def test_in_a_cluster_the_node_with_the_slot_confirms(kind: Kind) -> None:
+    """Also after the slot has moved to another node, between two jobs and within one."""
+    cluster = Cluster(kind, masters=2, aof=True)
+    try:
+        cluster.start()
+        slot = parse_url(cluster.url, "{bananas}").slot
+        async with Client(settings=Settings(redis_url=cluster.url, durability="fsync")) as client:
+            ids = [(await client.submit("a")).id]
+            await asyncio.to_thread(lambda: list(cluster.move(slot)))
+            ids.append((await client.submit("a")).id)
+            broker = (await client.session()).broker
+            enqueue = broker.enqueue
+
+            async def enqueue_and_move(request: str, entries: Sequence[Entry]) -> Any:  # noqa: ANN401
+                answer = await enqueue(request, entries)
+                await asyncio.to_thread(lambda: list(cluster.move(slot)))
+                return answer
+
+            broker.enqueue = enqueue_and_move  # type: ignore[method-assign]
+            ids.append((await client.submit("a")).id)
+            broker.enqueue = enqueue  # type: ignore[method-assign]
+            jobs = await client.get_jobs(ids)
+            assert [job.status for job in jobs if job is not None] == ["pending"] * 3
+            assert (await client.stats())["accepted"] == 3
+    finally:
+        cluster.discard()
 
 
 async def test_a_server_that_loses_again_and_again_never_confirms(syncing: Server) -> None:
