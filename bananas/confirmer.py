@@ -41,6 +41,7 @@ MAX_REQUESTS: Final = 1000
 _BACKOFF_BASE_S: Final = 0.05
 _BACKOFF_CAP_S: Final = 1.0
 _MARGIN_S: Final = 0.5  # for an answer to travel, once the server's own time limit is over
+_FIRST_SHARE: Final = 0.3  # of the whole wait, until its first sign of life is overdue
 _OPERATION: Final = "producer.confirm"
 
 # Its WAITAOF tells the truth with `appendfsync everysec` too. Those of Valkey (8.1 and 9.1 were
@@ -172,7 +173,7 @@ class Confirmer:
                     for waiter in self._waiters:
                         _answer(waiter, self._unconfirmed(error.why))
                 except (OSError, BrokerError) as error:
-                    self._problem = str(error) or type(error).__name__
+                    self._problem = str(error) or "it gave no answer"
                     self._drop(self._problem)
                     await asyncio.sleep(_pause_s(setbacks))
                     setbacks += 1
@@ -204,7 +205,10 @@ class Confirmer:
             commands.append(("WAITAOF", 1, 0, wait_ms))
         else:
             commands.append(("WAIT", self._replicas, wait_ms))
-        *renewed, reached = await self._ask(link, commands, wait_s + _MARGIN_S)
+        # The writes are answered before the wait: a connection that died unnoticed shows early.
+        *renewed, reached = await self._ask(
+            link, commands, wait_s + _MARGIN_S, first_s=wait_s * _FIRST_SHARE
+        )
         if self._every_wait_checked and renewed.pop()[1] != b"always":
             self._drop("appendfsync was changed")
             return  # the next look at the server says what that means
@@ -324,6 +328,7 @@ class Confirmer:
         commands: Sequence[tuple[Argument, ...]],
         wait_s: float,
         *,
+        first_s: float | None = None,
         may_refuse: bool = False,
     ) -> list[Any]:
         """Send commands in one piece; returns their answers.
@@ -332,6 +337,7 @@ class Confirmer:
             link: Over which.
             commands: What to send.
             wait_s: Longest time for all the answers.
+            first_s: Longest time for the first one, if it is shorter.
             may_refuse: Return an error reply as what it is; else the first one is raised.
 
         Raises:
@@ -344,10 +350,15 @@ class Confirmer:
         ]
         link.send(calls)
         try:
+            async with asyncio.timeout(wait_s if first_s is None else first_s):
+                await asyncio.wait([calls[0][0]])
             async with asyncio.timeout(wait_s):
                 answers = await asyncio.gather(*(call[0] for call in calls), return_exceptions=True)
-        except TimeoutError:
-            link.drop(f"no answer for {wait_s:g} s")
+        except BaseException as error:
+            for call in calls:
+                call[0].cancel()
+            if isinstance(error, TimeoutError):
+                link.drop("it gave no answer in time")
             raise
         for answer in answers:
             if isinstance(answer, BaseException) and not (

@@ -28,6 +28,7 @@ from bananas.sync_client import SyncClient
 from bananas.transport import Transport
 from clusters import Cluster
 from faults.power import PowerSupply
+from faults.proxy import FaultProxy
 from replicas import Pair
 from servers import Server, binary
 
@@ -508,6 +509,26 @@ async def test_the_connection_that_confirms_is_replaced(syncing: Server) -> None
                     if one["name"] == "bananas-confirmer":
                         redis.client_kill_filter(_id=one["id"])
     assert accepted(syncing) == 3
+
+
+async def test_a_half_open_connection_does_not_cost_the_confirmation(syncing: Server) -> None:
+    """Its silence is noticed while there is time to ask over another one."""
+    async with FaultProxy(syncing.socket) as proxy:
+        transport = Transport(syncing.url)
+
+        async def through_the_proxy() -> Address:
+            return parse_url(proxy.url)
+
+        transport.locate = through_the_proxy  # type: ignore[method-assign]
+        client = Client(settings=settings(syncing, "fsync"), broker=Broker(transport))
+        try:
+            await client.submit("a")
+            proxy.silence()
+            await client.submit("a")
+        finally:
+            await client.aclose()
+            await transport.close()
+    assert accepted(syncing) == 2
 
 
 async def test_closing_waits_for_what_is_to_be_confirmed(syncing: Server) -> None:
