@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from faults.cables import Cable, FarServer, why_not
 from fleets import Fleet, Ledger, Scene
+from servers import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +21,27 @@ if TYPE_CHECKING:
 def own_server(make_server: Callable[..., Server]) -> Server:
     """Return a server with an append-only file that the test may harm."""
     return make_server(aof=True)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    """Return a cable to cut; skips the test where there can be none."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Cable() as cable:
+        yield cable
+
+
+@pytest.fixture
+def far_server(cable: Cable) -> Iterator[FarServer]:
+    """Return a running server at the cable's far end, with an append-only file."""
+    here = available()
+    if not here:
+        pytest.skip("no server on this machine")
+    server = FarServer(cable, here[0], aof=True)
+    server.start()
+    yield server
+    server.discard()
 
 
 @pytest.fixture
