@@ -737,7 +737,8 @@ class Settings:
     recycle_rss_bytes: int = _setting(
         0,
         _Size(16 * 2**20, 2**50, zero=True),
-        "replace a worker process that holds so much memory; 0 = never",
+        "replace a worker process that holds so much memory, and half more than a fresh one; "
+        "0 = never",
     )
 
     max_payload_bytes: int = _setting(2**20, _Size(64, 256 * 2**20), "largest payload of one job")

@@ -52,6 +52,18 @@ async def loud(lines: int) -> None:
     note("effect")
 
 
+_hoard: list[bytes] = []
+
+
+@app.task
+async def leak(mb: int) -> None:
+    """Keep more with each run."""
+    note("start")
+    _hoard.append(b"x" * (mb << 20))
+    await asyncio.sleep(0.05)
+    note("effect")
+
+
 @app.task
 def slow_sync(seconds: float) -> None:
     """Take a while in a thread."""

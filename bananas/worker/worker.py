@@ -98,6 +98,7 @@ class Worker:
         self._leaving = False
         self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
+        self._fresh_bytes = 0
         self._totals = Totals(slot)
         self._transports = (broker.transport, wake_transport)
         self._reconciled = self._fenced = 0
@@ -512,14 +513,29 @@ class Worker:
         hindered = self._settler.blocked or not self.epoch or self._lease_is_over
         return self._fetcher.starved and not hindered
 
+    def _rss_limit(self) -> int:
+        """Return at what size to be replaced, 0 = at none.
+
+        A limit below what a fresh process needs must not make a loop of restarts.
+        """
+        limit, fresh = self._settings.recycle_rss_bytes, self._fresh_bytes
+        if fresh == 0:  # the first look
+            fresh = self._fresh_bytes = self._slot.rss_bytes
+            if 0 < limit <= fresh:
+                log.warning(
+                    "a fresh process holds %d MiB, more than the limit of %d",
+                    fresh >> 20,
+                    limit >> 20,
+                )
+        return max(limit, fresh + fresh // 2) if limit else 0
+
     def _consider_recycling(self, now_s: float) -> None:
         """Ask to be replaced, between jobs: after N jobs, or too large."""
         settings = self._settings
         started = self._loop_lane.started + self._thread_lane.started
         too_many = 0 < settings.recycle_jobs <= started
-        # a limit below what a fresh process needs must not make a loop of restarts
         old_enough = started > 0 and now_s - self._born_s > _RECYCLE_AGE_S
-        too_large = 0 < settings.recycle_rss_bytes <= self._slot.rss_bytes and old_enough
+        too_large = 0 < self._rss_limit() <= self._slot.rss_bytes and old_enough
         if (too_many or too_large) and not self._slot.recycle:
             log.info(
                 "asking to be replaced after %d jobs, %d MiB", started, self._slot.rss_bytes >> 20

@@ -263,11 +263,12 @@ async def test_a_worker_asks_to_be_replaced_after_so_many_jobs(bench: Bench) -> 
 async def test_a_limit_of_memory_below_a_fresh_process_does_not_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A young process, or one that ran nothing, is never replaced for its size (row 27)."""
+    """What a process needs from the beginning is no reason to replace it (row 27)."""
 
     async def t() -> None:
         """Do nothing."""
 
+    monkeypatch.setattr("bananas.worker.worker._RECYCLE_AGE_S", 0.0)
     task = bench.app.task(name="t")(t)
     worker = await bench.worker(recycle_rss_bytes=16 << 20)
     await task.enqueue()
@@ -275,6 +276,24 @@ async def test_a_limit_of_memory_below_a_fresh_process_does_not_loop(
     await until(lambda: worker.slot.rss_bytes > 16 << 20)
     await asyncio.sleep(1.2)  # it looks once a second
     assert not worker.slot.recycle
+
+
+async def test_a_process_that_grows_asks_to_be_replaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between jobs, at the limit; a young one waits, or a greedy start would loop (row 27)."""
+    hoard: list[bytes] = []
+
+    async def leak(size: int) -> None:
+        hoard.append(b"x" * size)
+
+    task = bench.app.task(name="leak")(leak)
+    worker = await bench.worker(recycle_rss_bytes=16 << 20)
+    await until(lambda: worker.slot.rss_bytes > 0)
+    await task.enqueue(size=worker.slot.rss_bytes)
+    await bench.idle()
+    await asyncio.sleep(1.2)  # it looks once a second
+    assert not worker.slot.recycle, "it is young"
     monkeypatch.setattr("bananas.worker.worker._RECYCLE_AGE_S", 0.0)
     await until(lambda: worker.slot.recycle)
 
