@@ -24,7 +24,12 @@ DUE = 10_000  # 40 steps
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
-    "point", ["before_promote:9", "after_promote_sent:9", "after_promote_reply:9"]
+    "point",
+    [
+        "after_promote_sent:9",
+        pytest.param("before_promote:9", marks=pytest.mark.long),
+        pytest.param("after_promote_reply:9", marks=pytest.mark.long),
+    ],
 )
 def test_due_jobs_move_once_and_in_order_whoever_dies_over_it(
     fleet: Callable[..., Fleet], scene: Scene, own_server: Server, point: str

@@ -42,7 +42,10 @@ REVOKED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", REVOKED)
+@pytest.mark.parametrize(
+    "how",
+    ["switched off", "no scripts", pytest.param("another password", marks=pytest.mark.long)],
+)
 def test_a_fleet_waits_for_its_rights(  # noqa: PLR0913, PLR0917 - a fleet and all that looks at it
     fleet: Callable[..., Fleet],
     submit: Callable[..., str],

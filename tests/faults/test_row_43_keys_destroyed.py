@@ -121,6 +121,9 @@ async def rest(scenery: Scenery, worker: Running) -> None:
 
 # What is made anew, or was only a hint, without any repair.
 HEALS = ("wake", "epochs", "workers", "crashes", "cancelled", "specials", "specials_version")
+# What takes jobs along, or the count of them, is told by the audit.
+FEWER = "fewer than the counters say"
+TELLS = {"waiting": FEWER, "scheduled": FEWER, "dead": FEWER, "lease": FEWER, "counters": "more"}
 DELETED = [
     *(pytest.param(name, marks=pytest.mark.long) for name in HEALS if name != "epochs"),
     *("waiting", "scheduled", "dead", "epochs", "counters", "places"),
@@ -154,6 +157,9 @@ async def test_a_deleted_key_stops_nobody_and_is_made_good(scenery: Scenery, whi
     assert not scenery.warden.broken.is_set()
     await rest(scenery, worker)
 
+    if which in TELLS:
+        told = wrong(await asyncio.to_thread(doctor, bench))
+        assert any(TELLS[which] in what for what in told), told
     repaired = await asyncio.to_thread(doctor, bench, mend=True)
     assert wrong(repaired) == [w for w in wrong(repaired) if "no worker runs" in w]
     worker = await bench.worker()
