@@ -29,7 +29,7 @@ ALLOWED: Final = {
     ("runtime/application.py", "import_module"): "the application, by the command's argument",
     ("cli/root.py", "import_module"): "a command, by the table of commands",
     ("__init__.py", "import_module"): "a name of the package, by the table of its names",
-    ("runtime/fleet.py", "exec"): "a method of ours: the process becomes the server",
+    ("runtime/keeper.py", "exec"): "a method of ours: the process becomes the server",
 }
 """Each exception, and where what it is given comes from."""
 
