@@ -210,6 +210,48 @@ async def test_a_broken_record_is_dead_alone_with_its_bytes(
         bench.drift_allowed = 1  # it counts as one of ours, which was counted when it came
 
 
+HOSTILE: dict[str, bytes] = {
+    "NaN": b'{"n":NaN}',
+    "Infinity": b'{"n":-Infinity}',
+    "beyond a double": b'{"n":1e400}',
+    "a hundred thousand digits": b'{"n":' + b"9" * 100_000 + b"}",
+    "wrong UTF-8": b'{"n":"\xff\xfe"}',
+    "half a surrogate": b'{"n":"\\ud800"}',
+    "nul": b'{"n":"\x00"}',
+    "escaped nul": b'{"n":"\\u0000"}',
+    "a member twice": b'{"n":1,"n":2}',
+    "minus zero": b'{"n":-0}',
+    "single quotes": b"{'n':1}",
+    "a comment": b'{"n":1/**/}',
+    "array": b"[1]",
+    "text": b'"n"',
+    "binary": bytes(range(256)),
+}
+RUNS = ("escaped nul", "a member twice", "minus zero")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_payload_is_dead_alone_with_its_bytes(
+    bench: Bench, seen: list[Any], name: str
+) -> None:
+    """What is no JSON for a handler costs that job alone, and can be looked at as it came."""
+    payload = HOSTILE[name]
+    before, after = foreign(), foreign()
+    job_id = _ids.new_id()
+    bench.push(json.dumps(before[1]).encode(), before[0])
+    bench.push(b'{"id":"%b","name":"t","payload":%b}' % (job_id.encode(), payload), job_id)
+    bench.push(json.dumps(after[1]).encode(), after[0])
+    await bench.worker()
+    await bench.status(before[0], "completed")
+    await bench.status(after[0], "completed")
+    await until(lambda: bench.result(job_id) != {})
+    status = b"completed" if name in RUNS else b"failed"
+    assert bench.result(job_id)[b"status"] == status
+    assert len(seen) == 2 + (name in RUNS)
+    kept: Any = bench.redis.get(bench.keys.job(job_id))
+    assert payload in kept
+
+
 @pytest.mark.parametrize(
     "job_id", [b"\xff\xfe\x00", b"x" * 300, b"a b\r\nc", "ключ".encode(), b"", b"a:{b}"]
 )
