@@ -465,8 +465,8 @@ async def test_without_an_address_a_server_is_started(
     started: list[embedded.EmbeddedServer] = []
     start = embedded.start
 
-    def remember(data_dir: Path) -> embedded.EmbeddedServer:
-        started.append(start(data_dir))
+    def remember(data_dir: Path, *, synced: bool) -> embedded.EmbeddedServer:
+        started.append(start(data_dir, synced=synced))
         return started[-1]
 
     monkeypatch.setattr(embedded, "start", remember)

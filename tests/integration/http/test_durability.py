@@ -88,7 +88,7 @@ async def test_what_is_none_is_refused(make_api: MakeApi) -> None:
 
 async def test_unconfirmed_is_504_and_a_repeat_waits_again(make_api: MakeApi, pair: Pair) -> None:
     """The ids are told; under the same key nothing is doubled, and the answer comes when safe."""
-    async with make_api(durability="replica", durability_timeout_s=0.5) as api:
+    async with make_api(durability="replica", durability_timeout_s=2.0) as api:
         key = {"idempotency-key": "k"}
         with pair.replica.frozen():
             one = await api.http.post("/jobs", json=JOB, headers=key)
