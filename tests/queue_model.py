@@ -199,9 +199,11 @@ class State:
             self.records[job_id] = (data, True)
 
     def register(self, request: str, epoch: str, deadline_ms: int, places: Iterable[str]) -> bool:
-        """Add or extend an epoch; a fenced one stays fenced, and a copy brings none back."""
-        if self.epochs.get(epoch) == 0 or (request in self.answers and epoch not in self.epochs):
+        """Add or extend an epoch; a fenced one stays fenced, and a copy does nothing."""
+        if self.epochs.get(epoch) == 0:
             return False
+        if request in self.answers:
+            return epoch in self.epochs
         self.answers[request] = True
         self.epochs[epoch] = max(self.epochs.get(epoch, 0), deadline_ms)
         self.workers.add(epoch)

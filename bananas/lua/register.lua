@@ -1,4 +1,4 @@
--- register: let a process epoch lease jobs until its deadline; asked twice, it only extends.
+-- register: let a process epoch lease jobs until its deadline; a copy of the call extends nothing.
 --
 -- KEYS[1] epochs   ZSET   epoch -> deadline, unix ms; 0 = fenced
 -- KEYS[2] workers  HASH   epoch -> JSON about its process
@@ -16,7 +16,8 @@
 -- cost    O(places)
 -- include: lib/now.lua
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if deadline == '0' or (redis.call('EXISTS', KEYS[4]) == 1 and not deadline) then return 0 end
+if deadline == '0' then return 0 end
+if redis.call('EXISTS', KEYS[4]) == 1 then return deadline and 1 or 0 end
 redis.call('HLEN', KEYS[2])
 redis.call('SCARD', KEYS[3])
 redis.call('ZREM', KEYS[1], '')

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 
 class Fault(enum.Enum):
@@ -103,6 +103,8 @@ class FaultProxy:
         self._greeting: dict[bytes, bytes] = {}  # how clients log in and choose their database
         self.accepted = 0
         self.fired = 0
+        self.before: Callable[[bytes], Awaitable[None]] | None = None
+        """Awaited with each request before it is passed on."""
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -203,7 +205,9 @@ class FaultProxy:
         try:
             writer.write(b"".join((*self._greeting.values(), *requests)))
             writer.write(b"*2\r\n$4\r\nECHO\r\n$9\r\ndelivered\r\n")
-            await reader.readuntil(b"$9\r\ndelivered\r\n")
+            end = b""
+            while not end.endswith(b"$9\r\ndelivered\r\n"):
+                end = end[-20:] + await reader.read(1 << 16)
         finally:
             writer.transport.abort()
 
@@ -252,9 +256,7 @@ class FaultProxy:
             await self._hearing.wait()
             frames, rest = split_frames(rest + data)
             for number, frame in enumerate(frames):
-                self.seen.append(frame)
-                if command_of(frame) in (b"AUTH", b"SELECT"):
-                    self._greeting[command_of(frame)] = frame
+                await self._note(frame)
                 fate = self._fate_of(frame)
                 if wire.no_requests:
                     continue
@@ -336,6 +338,13 @@ class FaultProxy:
             await asyncio.sleep(self._pause_s)
         if data:
             writer.write(data)
+
+    async def _note(self, frame: bytes) -> None:
+        self.seen.append(frame)
+        if command_of(frame) in (b"AUTH", b"SELECT"):
+            self._greeting[command_of(frame)] = frame
+        if self.before is not None:
+            await self.before(frame)
 
     def _fate_of(self, frame: bytes) -> Plan | None:
         for plan in self._plans:

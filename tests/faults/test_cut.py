@@ -166,7 +166,7 @@ WITHOUT = {
     "reclaim": ("ZREM', KEYS[1], ARGV[1]", "ZREM', KEYS[1], 'x'", Fault.DUPLICATE),
     "cancel": ("record == ARGV[3]", "false", Fault.CUT_AFTER),
     "revive": ("if answer then", "if false then", Fault.CUT_AFTER),
-    "register": ("redis.call('EXISTS', KEYS[4]) == 1 and", "false and", Fault.HOLD),
+    "register": ("redis.call('EXISTS', KEYS[4]) == 1", "false", Fault.HOLD),
 }
 """A line of a script that makes it safe to repeat, what stands there without it, who shows it."""
 

@@ -198,7 +198,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a late registration revives an epoch": Mutant(
         "register.lua",
-        " or (redis.call('EXISTS', KEYS[4]) == 1 and not deadline)",
+        "if redis.call('EXISTS', KEYS[4]) == 1 then return deadline and 1 or 0 end\n",
         "",
         IDEMPOTENCE,
     ),

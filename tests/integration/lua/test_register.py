@@ -21,13 +21,15 @@ def test_places_may_be_none(queue: BareQueue) -> None:
     assert "places" not in queue.snapshot()
 
 
-def test_repeat_only_extends(queue: BareQueue) -> None:
-    """A copy has no effect, and a delayed one with an earlier deadline sets nothing back."""
+def test_another_call_only_extends(queue: BareQueue) -> None:
+    """A copy has no effect, early or late; nothing sets the deadline back."""
     queue.register("e1", 15)
     early = queue.last
     before = queue.snapshot()
-    queue.again()
-    assert queue.snapshot() == before
+    for ms in (0, 20_000):  # the second: lapsed, and not reclaimed yet
+        queue.now_ms += ms
+        assert queue.again() == 1
+        assert queue.snapshot() == before
     queue.register("e1", 60)
     before = queue.snapshot()
     assert queue.again(early) == 1
