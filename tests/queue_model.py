@@ -271,7 +271,7 @@ class State:
         return "cancelled"
 
     def revive(self, request: str, place: str, jobs: Sequence[tuple[str, bytes]]) -> list[str]:
-        """Put dead jobs back; returns the ids for which nothing was done."""
+        """Put dead jobs back, without results; returns the ids for which nothing was done."""
         if request in self.answers:
             return list(self.answers[request])
         missing = self.answers[request] = []
@@ -280,6 +280,7 @@ class State:
                 missing.append(job_id)
                 continue
             del self.dead[job_id]
+            self.results.pop(job_id, None)
             self.records[job_id] = (data, False)
             self.common[place].append(job_id)
             self.counters["revived"] += 1
