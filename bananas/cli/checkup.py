@@ -205,6 +205,7 @@ async def _look_at_server(report: Report, settings: Settings, *, audit: bool, me
                 report.blame(f"not repaired: {error}", str(error.hint))
         info = await _info(client)
         _judge_version(report, info)
+        _judge_patches(report, info)
         _judge_memory(report, info)
         _judge_connections(report, info)
         await _judge_snapshots(report, client, info)
@@ -242,6 +243,34 @@ def _judge_version(report: Report, info: dict[str, str]) -> None:
         )
     else:
         report.ok(f"{name} {text} is new enough")
+
+
+_MENDED: Final = {
+    "redis": {(7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
+    "valkey": {(8, 0): 6, (8, 1): 4},
+}
+"""By line, the first release without the flaws of Lua that SECURITY.md lists."""
+_NEVER_MENDED: Final = {"redis": (7, 0)}
+
+
+def _judge_patches(report: Report, info: dict[str, str]) -> None:
+    valkey = info.get("valkey_version")
+    name, text = ("valkey", valkey) if valkey else ("redis", info.get("redis_version", ""))
+    parts = [int(part) for part in text.split(".") if part.isdigit()]
+    if len(parts) < 3:  # noqa: PLR2004 - major, minor, patch
+        return
+    line, patch = (parts[0], parts[1]), parts[2]
+    first = _MENDED[name].get(line)
+    if line == _NEVER_MENDED.get(name):
+        report.advise(
+            f"{name} {text}: of this line no release mends the flaws of Lua (CVE-2025-49844)",
+            "take a later line, unless your distribution's package carries the patches",
+        )
+    elif first is not None and patch < first:
+        report.advise(
+            f"{name} {text} has known flaws in Lua (CVE-2025-49844 and others)",
+            f"update to {line[0]}.{line[1]}.{first} or later; SECURITY.md lists them",
+        )
 
 
 def _judge_memory(report: Report, info: dict[str, str]) -> None:

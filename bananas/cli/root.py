@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "job": Entry(_LOOK, "job", "job", "Show, cancel or retry a job."),
     "queue": Entry(_LOOK, "queue", "queue", "What waits where, and for how long."),
     "dead": Entry(_LOOK, "dead", "dead", "The dead-letter queue: list, group, retry, delete."),
+    "scripts": Entry(_LOOK, "scripts", "scripts", "Give the server the scripts beforehand."),
     "token": Entry(_LOOK, "token", "token", "Bearer tokens with scopes for the HTTP API."),
     "doctor": Entry(_LOOK, "doctor", "doctor", "Check settings, server and this machine."),
     "demo": Entry(_TRY, "demo", "demo", "A real ingestion, start to end."),

@@ -10,21 +10,19 @@ import asyncio
 import json
 import pickle
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api_serving import serving
 from bananas.client import Client
-from bananas.http.server import serve
 from bananas.settings import Settings
 from command_line import invoke
 from fleets import PREFIX, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from redis import Redis
@@ -204,23 +202,6 @@ async def test_only_registered_functions_run_and_nobody_dies(
     log = running.text()
     assert "Traceback" not in log or "quick()" in log
     assert "\x1b" not in log
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve the API while the block lasts; gives a client of it."""
-    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    loopback = Settings(redis_url=settings.redis_url, key_prefix=PREFIX, api_port=0)
-    running = asyncio.create_task(serve(loopback, on_ready=ready.set_result, stop=stop))
-    try:
-        port = (await ready)[0].getsockname()[1]
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
-        ) as http:
-            yield http
-    finally:
-        stop.set()
-        await running
 
 
 async def look(settings: Settings, ids: list[str]) -> None:

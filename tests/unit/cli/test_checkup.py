@@ -166,3 +166,27 @@ def test_drift_is_explained_or_not(found: Drift, unexplained: int) -> None:
 def test_records_of_ours_are_known_by_their_end(tail: bytes, ours: bool) -> None:
     """They name their place last."""
     assert is_ours(tail) is ours
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"redis_version": "7.0.15"}, ["distribution", "7.0.15"]),
+        ({"redis_version": "7.2.10"}, ["7.2.11"]),
+        ({"redis_version": "7.2.11"}, []),
+        ({"redis_version": "8.2.1"}, ["8.2.2"]),
+        ({"redis_version": "8.4.0"}, []),
+        ({"redis_version": "7.2.4", "valkey_version": "8.1.3"}, ["8.1.4"]),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.0"}, []),
+        ({"redis_version": "unknown"}, []),
+        ({}, []),
+    ],
+)
+def test_known_flaws_of_a_servers_lua_are_told(info: dict[str, str], words: list[str]) -> None:
+    """A release before the first that mends them is advised against, by its line."""
+    report = checkup.Report()
+    checkup._judge_patches(report, info)
+    assert len(report.findings) == bool(words)
+    for finding in report.findings:
+        assert finding.grade == "advice"
+        assert all(word in finding.what + finding.advice for word in words)
