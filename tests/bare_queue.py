@@ -46,8 +46,12 @@ def plain_scripts() -> Scripts:
 
 @functools.cache
 def _scripts() -> Scripts:
-    plain = plain_scripts()
-    return Scripts(**{name: _guarded(getattr(plain, name)) for name in Scripts.__slots__})
+    return guarded_scripts(plain_scripts())
+
+
+def guarded_scripts(scripts: Scripts) -> Scripts:
+    """Return the scripts with `slot_guard` before each."""
+    return Scripts(**{name: _guarded(getattr(scripts, name)) for name in Scripts.__slots__})
 
 
 def _guarded(script: Script) -> Script:
@@ -97,8 +101,9 @@ class _PlainTransport:
 class BareQueue:
     """One prefix on one server, an epoch `e1`, and short words for what tests do most."""
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, client: Redis, prefix: str, scripts: Scripts | None = None) -> None:
         """Set the clock; nothing under the prefix is touched."""
+        self._scripts = scripts or _scripts()
         self.client = client
         self.keys = Keys(prefix)
         self.transport = _PlainTransport(client)
@@ -108,7 +113,7 @@ class BareQueue:
 
     def new_broker(self) -> Broker:
         """Return a broker with a knowledge of specials of its own."""
-        return Broker(self.transport, self.keys, _scripts())  # type: ignore[arg-type]
+        return Broker(self.transport, self.keys, self._scripts)  # type: ignore[arg-type]
 
     # --- the clock ------------------------------------------------------------------------------
 

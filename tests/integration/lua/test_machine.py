@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,11 +22,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from bananas.broker import Entry, Fenced, Retention, Settlement, Specials
 from bananas.keys import place
-from bare_queue import BareQueue, ids_of, record
+from bananas.scripts import load_all
+from bare_queue import CLOCK, BareQueue, guarded_scripts, ids_of, record
 from queue_model import State
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from bananas.broker import Batch, GiveBack, Promotion
+    from bananas.scripts import Scripts
     from bare_queue import Call
     from servers import Kind, Server
 
@@ -107,6 +110,7 @@ class Machine(RuleBasedStateMachine):
     """A producer, workers, a warden and an operator, each with one call at a time."""
 
     client: ClassVar[Redis]
+    scripts: ClassVar[Scripts | None] = None
     reached: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
@@ -114,7 +118,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.client.config_set("maxmemory", 0)
         self.client.flushdb()
-        self.queue = BareQueue(self.client, "bananas")
+        self.queue = BareQueue(self.client, "bananas", self.scripts)
         self.model = State()
         self.full = False
         self.jobs = 0
@@ -183,6 +187,10 @@ class Machine(RuleBasedStateMachine):
         self.enqueue([(n % 2 == 0, TASKS[n % 2], None, 150 * (n % 3)) for n in range(8)], [])
         self.enqueue([(True, "t1", f"+{700 * n}", 0) for n in range(3)], [])
         self._dequeue(self.queue.request(), "e1", list(PLACES), 5, 1 << 20)
+        self._dequeue(self.queue.request(), "e2", list(PLACES), 3, 1 << 20)
+        self.reclaim("e2", proven=True, limit=1, place_all=True, deaths=[])
+        self.reclaim("e2", proven=True, limit=500, place_all=True, deaths=[0, 1])
+        self.register("e2")
         self._dequeue(self.queue.request(), "e2", list(PLACES), 3, 1 << 20)
         self._cancel(next(job_id for where in PLACES for job_id in self.model.common[where]), 60)
         self.specialise({"t1"}, 10)
@@ -800,3 +808,71 @@ def test_any_order_of_all_scripts(server_kind: Kind, make_server: Callable[..., 
             if not never:
                 break
     assert never == []
+
+
+#: Defects that only some order of calls, a full server or a fall back shows: (file, text, instead).
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    "settle writes before it removes": (
+        "settle.lua",
+        "local leaving = redis.call('SREM'",
+        "redis.call('HINCRBY', KEYS[3], 'completed', 0)\nlocal leaving = redis.call('SREM'",
+    ),
+    "settle keeps what a job's crashes were": (
+        "settle.lua",
+        "if crashed and #cleared > 0 then redis.call('HDEL', KEYS[6], unpack(cleared)) end\n",
+        "",
+    ),
+    "settle tells results of jobs it does not hold": (
+        "settle.lua",
+        "if held[tonumber(ARGV[at])] == 1 then\n        -- pcall",
+        "if true then\n        -- pcall",
+    ),
+    "enqueue does not look at the specials": (
+        "enqueue.lua",
+        "if version ~= ARGV[2] then",
+        "if false then",
+    ),
+    "sort leaves one behind": ("sort.lua", "0, -1 - count)", "0, -count)"),
+    "merge puts the jobs behind": ("merge.lua", "'RPUSH', KEYS[2]", "'LPUSH', KEYS[2]"),
+    "prune takes the youngest": (
+        "prune.lua",
+        "'-inf', '(' .. before,",
+        "'(' .. before, '+inf',",
+    ),
+    "revive answers a copy anew": ("revive.lua", "if answer then", "if false then"),
+    "vacate does not look at the workers": (
+        "vacate.lua",
+        "if not known[epoch] then return -1 end",
+        "",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_machine_finds_defects(make_server: Callable[..., Server], name: str) -> None:
+    """A script with a defect does not get through as many runs as the scripts have to."""
+    file, text, instead = MUTANTS[name]
+    source = (files("bananas") / "lua" / file).read_text()
+    assert source.count(text) == 1, "the script has changed: let the mutant follow it"
+    mutated = load_all({"lib/now.lua": CLOCK, file: source.replace(text, instead)})
+
+    class Mutated(Machine):
+        scripts = guarded_scripts(mutated)
+        reached: ClassVar[Counter[str]] = Counter()
+
+    with make_server().client() as client:
+        Mutated.client = client
+        with pytest.raises((AssertionError, RedisError)):
+            run_state_machine_as_test(
+                Mutated,
+                settings=settings(
+                    max_examples=ROUNDS * 60,
+                    stateful_step_count=50,
+                    deadline=None,
+                    database=None,
+                    phases=[Phase.generate],
+                    report_multiple_bugs=False,
+                ),
+            )
