@@ -188,10 +188,11 @@ def _pack(*words: Any) -> bytes:  # noqa: ANN401
 _RESTORE = """
 redis.call('DEL', unpack(keys))
 for _, command in ipairs(cjson.decode(ARGV[1])) do redis.call(unpack(command)) end
-return 0
+return 'restored'
 """
+_RESTORED: Final = b"restored"
 
-#: After `local keys = {…}`: returns {number of the key, content, TTL} of each that is there.
+#: After `local keys = {…}`: returns {number of the key, content, has a TTL} of each that is there.
 _LOOK = """
 local found = {}
 local read = {
@@ -203,10 +204,24 @@ local read = {
 }
 for i, key in ipairs(keys) do
   local kind = redis.call('TYPE', key).ok
-  if kind ~= 'none' then found[#found + 1] = {i, read[kind](key), redis.call('PTTL', key)} end
+  if kind ~= 'none' then found[#found + 1] = {i, read[kind](key), redis.call('PTTL', key) >= 0} end
 end
-return found
+return cjson.encode(found)
 """
+
+
+class _Seen(NamedTuple):
+    """What a server holds, before anything is known of how that came about."""
+
+    jobs: tuple[Job, ...]  # without their fates
+    copies: tuple[int, ...]  # of each job, in all places
+    waiting: str
+    epochs: tuple[Epoch, ...]  # without what was made
+    answered: frozenset[str]
+    place_known: bool
+    extra: str
+    woken: bool
+    broken: str  # the promise that it breaks whatever came before
 
 
 class Searched:
@@ -232,6 +247,7 @@ class Searched:
         self._kinds = {data: kind for (_, kind), data in self._records.items()}
         self._all = self._all_keys()
         self._packed: dict[str, bytes] = {}
+        self._seen: dict[bytes, _Seen] = {}
         named = "local keys = {" + ", ".join(f"'{key}'" for key in self._all) + "}\n"
         self._wire = Wire(str(server.socket))
         sources = [getattr(scripts, name).source for name in type(scripts).__slots__]
@@ -265,18 +281,19 @@ class Searched:
 
     def steps(self, state: State) -> Iterator[Step[State]]:
         """Make every call on the state, and judge what became of it."""
-        calls = list(self._calls(state))
-        restoring = self._restoring(state)
-        commands: list[bytes] = []
-        for call in calls:
+        # first what may change nothing: it needs no new beginning, and if it does, here it ends
+        calls = sorted(self._calls(state), key=lambda call: call.may)
+        restoring, core = self._restoring(state), state.core()
+        commands = []
+        for number, call in enumerate(calls):
             if call.label not in self._packed:
                 self._packed[call.label] = _pack(*call.words())
-            commands += (restoring, self._packed[call.label], self._looking)
-        answers = self._wire.send(commands)
-        for number, call in enumerate(calls):
-            restored, answer, found = answers[3 * number : 3 * number + 3]
-            assert restored == 0, restored
-            after, broken = self._judge(state, call, answer, found)
+            if number == 0 or calls[number - 1].may:
+                commands.append(restoring)
+            commands += (self._packed[call.label], self._looking)
+        answers = [answer for answer in self._wire.send(commands) if answer != _RESTORED]
+        for call, answer, seen in zip(calls, answers[::2], answers[1::2], strict=True):
+            after, broken = self._judge(state, core, call, answer, seen)
             yield Step(call.label, after.canonical(), not call.helps, broken)
         later = _time_passes(state)
         if later != state:
@@ -353,26 +370,68 @@ class Searched:
 
     # --- reading what became of it ----------------------------------------------------------------
 
-    def _judge(self, before: State, call: Call, answer: Any, raw: Any) -> tuple[State, str]:  # noqa: ANN401
+    def _judge(
+        self,
+        before: State,
+        core: tuple[object, ...],
+        call: Call,
+        answer: Any,  # noqa: ANN401
+        raw: bytes,
+    ) -> tuple[State, str]:
+        """Return what became of a state, and the promise that was broken on the way."""
         if isinstance(answer, Exception):
             return before, f"{ATOMICITY}: {answer}"
-        found = {self._all[number - 1]: (content, ttl) for number, content, ttl in raw}
-        after, broken = self._read(before, call, found)
-        if not call.may and after.core() != before.core():
+        if raw not in self._seen:
+            self._seen[raw] = self._read(raw)
+        seen = self._seen[raw]
+        after, broken = self._follow(before, call, seen)
+        changed = after.core() != core
+        if changed and not call.may:
             broken = call.otherwise
-        broken = broken or self._wrong(before, after, call, answer, found)
-        if after.core() != before.core():
-            after = _note_made(after, call)
+        broken = broken or self._wrong(before, after, call, answer, woken=seen.woken)
+        return _note_made(after, call) if changed else after, broken
+
+    @staticmethod
+    def _follow(before: State, call: Call, seen: _Seen) -> tuple[State, str]:
+        """Return what is there together with what is true of it, and the promise it breaks."""
+        jobs, broken = [], seen.broken
+        names = "AB"[: len(seen.jobs)]
+        for name, job, found, copies in zip(
+            names, before.jobs, seen.jobs, seen.copies, strict=True
+        ):
+            fate = call.ends.get(name, job.fate) if call.may else job.fate
+            if copies != (fate in {"live", "cancelled"}):
+                broken = FINALITY if fate == "ended" and copies else PLACEMENT
+            jobs.append(Job(fate, *found[1:]))
+        epochs = tuple(
+            Epoch(
+                found.status,
+                found.registered,
+                epoch.made,
+                tuple(
+                    Slot(slot.ids, slot.answered, old.made)
+                    for slot, old in zip(found.slots, epoch.slots, strict=True)
+                ),
+            )
+            for found, epoch in zip(seen.epochs, before.epochs, strict=True)
+        )
+        after = State(
+            tuple(jobs),
+            seen.waiting,
+            epochs,
+            seen.answered,
+            before.made,
+            seen.place_known,
+            seen.extra,
+        )
         return after, broken
 
-    def _read(
-        self, before: State, call: Call, found: dict[str, tuple[Any, int]]
-    ) -> tuple[State, str]:
-        """Return what is there as a state, and the promise that makes it none."""
+    def _read(self, raw: bytes) -> _Seen:
         keys = self._keys
+        found = {self._all[n - 1]: (content, has_ttl) for n, content, has_ttl in orjson.loads(raw)}
 
         def texts(key: str) -> list[str]:
-            return [value.decode() for value in found[key][0]] if key in found else []
+            return list(found[key][0]) if key in found else []
 
         def scores(key: str) -> dict[str, float]:
             values = texts(key)
@@ -384,49 +443,42 @@ class Searched:
         tombstones = texts(keys.cancelled)
         places = Counter([*waiting, *scheduled, *dead])
         epochs, broken = [], ""
-        for name, epoch, requests in zip(EPOCHS, before.epochs, self.requests, strict=True):
-            slots = []
-            for request, slot in zip(requests, epoch.slots, strict=True):
-                ids = "".join(sorted(texts(keys.lease(request))))
-                places.update(ids)
-                slots.append(Slot(ids, keys.request(request) in found, slot.made))
+        for name, requests in zip(EPOCHS, self.requests, strict=True):
+            slots = tuple(
+                Slot("".join(sorted(texts(keys.lease(request)))), keys.request(request) in found)
+                for request in requests
+            )
+            places.update("".join(slot.ids for slot in slots))
             status = _status(deadlines.get(name))
             holding = {r for r, slot in zip(requests, slots, strict=True) if slot.ids}
             if holding != set(texts(keys.epoch_leases(name))) or (holding and not status):
                 broken = BOOKKEEPING
             registered = keys.request(f"register {name}") in found
-            epochs.append(Epoch(status, registered, epoch.made, tuple(slots)))
-        jobs = []
+            epochs.append(Epoch(status, registered, slots=slots))
         leased = {job_id for epoch in epochs for slot in epoch.slots for job_id in slot.ids}
-        for name, job in zip(self.names, before.jobs, strict=True):
-            fate = call.ends.get(name, job.fate) if call.may else job.fate
-            if places[name] != (fate in {"live", "cancelled"}):
-                broken = FINALITY if fate == "ended" and places[name] else PLACEMENT
-            data, ttl = found.get(keys.job(name), (None, 0))
-            kind = "" if data is None else self._kinds[data] + "+" * (ttl != -1)
-            jobs.append(
-                Job(fate, _where(name, waiting, scheduled, dead, leased), kind, name in tombstones)
-            )
+        jobs = []
+        for name in self.names:
+            data, has_ttl = found.get(keys.job(name), ("", False))
+            kind = self._kinds[data.encode()] + "+" * has_ttl if data else ""
+            where = _where(name, waiting, scheduled, dead, leased)
+            jobs.append(Job("", where, kind, name in tombstones))
         counts = texts(keys.counters)
         counters = Counter(dict(zip(counts[::2], map(int, counts[1::2]), strict=True)))
         gone = sum(counters[name] for name in ("completed", "cancelled", "expired", "purged"))
-        if not broken and places.total() - len(tombstones) + gone != counters["accepted"]:
-            broken = CONSERVATION
-        remembered = frozenset(
-            name
-            for name in ("enqueue", *(f"{k} {n}" for k in ("revive", "purge") for n in self.names))
-            if keys.request(name) in found
-        )
-        after = State(
+        if places.total() - len(tombstones) + gone != counters["accepted"]:
+            broken = broken or CONSERVATION
+        single = (f"{kind} {name}" for kind in ("revive", "purge") for name in self.names)
+        return _Seen(
             tuple(jobs),
+            tuple(places[name] for name in self.names),
             "".join(waiting),
             tuple(epochs),
-            remembered,
-            before.made,
+            frozenset(name for name in ("enqueue", *single) if keys.request(name) in found),
             NORMAL in texts(keys.places()),
             "".join(sorted(texts(EXTRA))),
+            keys.wake(NORMAL) in found,
+            broken,
         )
-        return after, broken
 
     def _wrong(
         self,
@@ -434,7 +486,8 @@ class Searched:
         after: State,
         call: Call,
         answer: Any,  # noqa: ANN401
-        found: dict[str, tuple[Any, int]],
+        *,
+        woken: bool,
     ) -> str:
         """Return the promise that this transition breaks."""
         for name, old, new in zip(self.names, before.jobs, after.jobs, strict=True):
@@ -444,9 +497,7 @@ class Searched:
             return call.lie
         more = set(after.waiting) - set(before.waiting)
         left = after.waiting and len(after.waiting) < len(before.waiting)
-        if (more or left) and self._keys.wake(NORMAL) not in found:
-            return WAKING
-        return ""
+        return WAKING if (more or left) and not woken else ""
 
     # --- the calls --------------------------------------------------------------------------------
 
