@@ -95,9 +95,17 @@ class Cable:
         """Let everything through again."""
         _run(*self.at_near_end, "iptables", "-w", "-F")
 
-    def _drop(self, chain: str) -> None:
+    def mend_but_for_ends(self) -> None:
+        """Let through all but the word that a connection has ended, or is not known, there."""
+        for end in ("FIN", "RST"):
+            self._drop("INPUT", "-p", "tcp", "--tcp-flags", end, end)
+        self._drop("INPUT", action="-D")
+        self._drop("OUTPUT", action="-D")
+
+    def _drop(self, chain: str, *which: str, action: str = "-A") -> None:
         end = "-i" if chain == "INPUT" else "-o"
-        _run(*self.at_near_end, "iptables", "-w", "-A", chain, end, "cable", "-j", "DROP")
+        rule = (chain, end, "cable", *which, "-j", "DROP")
+        _run(*self.at_near_end, "iptables", "-w", action, *rule)
 
 
 class FarServer(Server):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from faults.cables import Cable, FarServer
-    from fleets import Fleet, Ledger, Scene
+    from fleets import Fleet, Ledger, Line, Scene
 
 TTL_S = 2.0  # the fleets' LEASE_TTL, and how far a worker's own clock can be trusted
 SLACK_S = 0.2  # a look at the lease comes twenty times a second
@@ -71,8 +71,9 @@ def test_a_cut_beyond_the_lease(  # noqa: PLR0913, PLR0917 - fixtures
     wait_for(scene.drained)
     mine = set(session_of(near.pid))
     for _ in range(8):
-        submit("slow", {"seconds": 2.5})
+        submit("slow", {"seconds": 4.0})
     wait_for(lambda: len(_running(ledger)) == 2)
+    ends = _running(ledger)
     wait_for(lambda: scene.leased() > 2, what="jobs that wait in the worker")
     cable.cut()
     cut_at_s = time.time()
@@ -83,13 +84,14 @@ def test_a_cut_beyond_the_lease(  # noqa: PLR0913, PLR0917 - fixtures
         lambda: scene.counters().get("reclaimed", 0) >= held, what="the jobs of the one cut off"
     )
     wait_for(lambda: all(scene.status(job_id) == "completed" for job_id in after))
+    wait_for(lambda: not ends & _running(ledger, mine), what="the ends of its runs")
+    time.sleep(SLACK_S)  # in which it would begin what waits
+    assert max(line.at_s for line in _lines(ledger, "effect", mine)) > cut_at_s + TTL_S + SLACK_S
     late = [
-        line
-        for line in ledger.lines("start")
-        if line.pid in mine and line.at_s > cut_at_s + TTL_S + SLACK_S
+        line for line in _lines(ledger, "start", mine) if line.at_s > cut_at_s + TTL_S + SLACK_S
     ]
     assert late == [], "begun on a lease that had ended"
-    begun = {line.job_id for line in ledger.lines("start") if line.pid in mine}
+    begun = {line.job_id for line in _lines(ledger, "start", mine)}
     assert len(begun) < 12 + held, "nothing waited there when the lease ended"
     assert near.said("ended by our own clock") >= 1
     cable.mend()
@@ -105,6 +107,11 @@ def test_a_cut_beyond_the_lease(  # noqa: PLR0913, PLR0917 - fixtures
     assert not os.path.exists(f"/proc/{near.pid}")  # noqa: PTH110 - a process, not a file
 
 
-def _running(ledger: Ledger) -> set[str]:
-    started = {line.job_id for line in ledger.lines("start")}
-    return started - {line.job_id for line in ledger.lines("effect")}
+def _lines(ledger: Ledger, what: str, pids: set[int]) -> list[Line]:
+    return [line for line in ledger.lines(what) if line.pid in pids]
+
+
+def _running(ledger: Ledger, pids: set[int] | None = None) -> set[str]:
+    lines = [line for line in ledger.lines() if pids is None or line.pid in pids]
+    ended = {line.job_id for line in lines if line.what == "effect"}
+    return {line.job_id for line in lines if line.what == "start"} - ended

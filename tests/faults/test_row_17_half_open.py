@@ -14,11 +14,14 @@ from bananas.errors import BrokerUnavailableError
 from bananas.table import SlotState
 from bananas.transport import Transport
 from faults.proxy import FaultProxy
+from fleets import wait_for
 from workbench import Bench, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from faults.cables import Cable, FarServer
+    from fleets import Fleet, Scene
     from servers import Server
 
 HEARTBEAT_TIMEOUT_S = 15.0
@@ -148,3 +151,35 @@ async def test_while_waiting_for_a_result(bench: Bench) -> None:
         await asyncio.wait_for(waiting, HEARTBEAT_TIMEOUT_S)
         assert len(runs) == 1
         await client.aclose()
+
+
+@pytest.fixture
+def own_server(far_server: FarServer) -> FarServer:
+    """Let the fleet, the scene and the submissions be about the server at the far end."""
+    return far_server
+
+
+@pytest.mark.slow
+def test_a_server_that_came_back_behind_a_cut(
+    cable: Cable,
+    own_server: FarServer,
+    fleet: Callable[..., Fleet],
+    submit: Callable[..., str],
+    scene: Scene,
+) -> None:
+    """A real one: the server knows no connection of the fleet's, and cannot say so."""
+    near = fleet(own_server.far_url, LEASE_TTL="30s").start(under=cable.at_near_end)
+    submit("quick")
+    wait_for(scene.drained)
+    cable.cut()
+    own_server.restart()
+    scene.redis.connection_pool.disconnect()
+    cable.mend_but_for_ends()
+    began_s = time.monotonic()
+    for _ in range(8):
+        submit("slow", {"seconds": 0.05})
+    wait_for(scene.drained)
+    assert time.monotonic() - began_s < HEARTBEAT_TIMEOUT_S
+    assert near.said("dropped", "no answer") >= 1
+    scene.judge().check()
+    assert near.stop() == 0
