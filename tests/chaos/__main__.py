@@ -46,7 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument(
-        "--seconds", type=float, default=175.0, help="of faults; draining comes on top"
+        "--seconds", type=float, default=180.0, help="of faults; draining comes on top"
     )
     parser.add_argument("--hours", type=float, help="instead of seconds: a soak")
     parser.add_argument("--rate", type=float, default=40.0, help="submissions a second")

@@ -8,6 +8,7 @@ such cause: live workers keep what they hold.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -208,14 +209,15 @@ class Judge:
             self._harm(pid, cause, at - 3.0, at + 0.5)
 
     def _cause_of_death(self, death: Entry) -> str | None:
-        if death["verdict"] == "stopped" and death["code"] == 0:
+        # by its own order or, told before it could listen, by the signal itself: it held nothing
+        if death["verdict"] == "stopped" and death["code"] in (0, -signal.SIGTERM):
             return "left in order"
         for harm in self._harms.get(death["pid"], ()):
             if harm.touches(death["at"] - 10.0, death["at"]):
                 return harm.cause
         if death["verdict"] == "killed" and death["culprits"]:
             return "hard limit"
-        if str(death["detail"]).startswith("fail=") and death["code"] == -9:
+        if str(death["detail"]).startswith("fail=") and death["code"] == -signal.SIGKILL:
             return "fail point"
         return None
 

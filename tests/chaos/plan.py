@@ -109,6 +109,9 @@ _OFTEN = {
 }
 ONLY_RIGHT = ("answers-lost", "link-silent", "link-refused", "workers-cut-off")
 
+_SLOW_TO_RETURN = ("redis-killed", "redis-down-long", "redis-stopped-long", "link-refused")
+"""After these it may take a connection 2 s to be tried again."""
+
 OUTLASTED = (
     *("redis-killed", "redis-down-long", "redis-stopped-long"),
     *("worker-stopped-long", "workers-cut-off"),
@@ -161,5 +164,6 @@ def make_plan(seed: int, seconds: float) -> list[Step]:
                 return plan
             step = Step(round(at_s, 2), kind, fleet, chance.random(), round(length_s, 2), detail)
             plan.append(step)
-            at_s += length_s + chance.uniform(1.0, 2.5)
+            rest = (2.5, 3.5) if kind in _SLOW_TO_RETURN else (1.0, 2.5)
+            at_s += length_s + chance.uniform(*rest)
     return plan

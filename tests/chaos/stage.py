@@ -308,7 +308,9 @@ class Stage:
         life.status = life.fleet.stop(within_s=PATIENCE_S)
 
     def _workers(self, troupe: Troupe) -> list[int]:
-        return [*troupe.now.children("worker"), *troupe.now.children("warden")]
+        # by session: the kernel's list of children may miss some while one of them ends
+        supervisor = troupe.now.pid
+        return [pid for pid in session_of(supervisor) if pid != supervisor]
 
     def _one(self, troupe: Troupe, role: str, chance: float) -> list[int]:
         pids = sorted(wait_for(lambda: troupe.now.children(role), within_s=PATIENCE_S, what=role))

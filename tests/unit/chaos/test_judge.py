@@ -296,10 +296,12 @@ def test_a_death_needs_a_cause(story: Story) -> None:
     story.death(20.0, 2, verdict="killed", culprits=["blocker.1"])
     story.death(20.0, 3, detail="fail=mid_job:3")
     story.death(20.0, 4, verdict="stopped", code=0)
+    story.death(20.0, 7, verdict="stopped", code=-15)
     assert found(story) == []
     story.death(20.0, 5, detail="fail=mid_job:3", code=1)  # not what a fail point does
     story.death(20.0, 6, verdict="killed")  # for no job's sake
-    assert found(story) == ["unexplained death"] * 2
+    story.death(20.0, 8, code=-15)  # nobody had told it to leave
+    assert found(story) == ["unexplained death"] * 3
 
 
 def test_the_counters_must_agree_with_the_places_and_the_ledger(story: Story) -> None:
