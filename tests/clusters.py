@@ -153,6 +153,48 @@ class Cluster:
             yield moved
         self.close(slot, source, target)
 
+    def move_at_once(self, slot: int) -> None:
+        """Move a slot to the next node by the atomic migration of Valkey 9."""
+        source = self.holder(slot)
+        target = self.other(source)
+        source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
+        self.wait_for_holder(slot, target)
+
+    def errors(self, code: str) -> int:
+        """Return how often nodes answered with an error of this code."""
+        found = 0
+        for node in self.nodes:
+            text: bytes = node.ask("INFO", "errorstats")
+            for line in text.decode().splitlines():
+                if line.startswith(f"errorstat_{code}:"):
+                    found += int(line.partition("count=")[2])
+        return found
+
+    def wait_for_holder(self, slot: int, node: Node) -> None:
+        """Wait until a node holds a slot, by the word of all others that answer."""
+
+        def named(other: Node) -> bool:
+            found: bytes = other.ask("CLUSTER", "NODES")
+            for line in found.decode().splitlines():
+                words = line.split()
+                if words[0] == node.id and "master" in words[2]:
+                    ranges = [word.split("-") for word in words[8:] if not word.startswith("[")]
+                    return any(int(word[0]) <= slot <= int(word[-1]) for word in ranges)
+            return False
+
+        for other in self.masters[1:]:
+            self._wait(named, [other])
+        self._wait(named, [node])
+
+    def wait_for_replica(self, node: Node) -> None:
+        """Wait until a node follows another and is in step."""
+        self._wait(
+            lambda node: (
+                "role:slave" in _replication(node) and "master_link_status:up" in _replication(node)
+            ),
+            [node],
+        )
+
     def _wait(self, condition: Callable[[Node], bool], nodes: list[Node] | None = None) -> None:
         deadline = time.monotonic() + _READY_S
         for node in nodes or self.nodes:

@@ -14,8 +14,6 @@ from servers import Kind, Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis import Redis
-
 NAME = "jobs"
 DOWN_AFTER_S = 1.0
 _READY_S = 40.0
@@ -138,9 +136,3 @@ def _said(server: Server) -> dict[str, str]:
         text: bytes = client.execute_command("INFO", "replication")
     lines = text.decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-def copied(client: Redis, replicas: int) -> bool:
-    """Write a mark and wait for the replicas; tells whether they have all that came before it."""
-    client.set("mark", time.monotonic_ns())
-    return int(client.execute_command("WAIT", replicas, 2000)) >= replicas  # type: ignore[no-untyped-call]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bananas.errors import BrokerUnavailableError, DurabilityError, DurabilityUnconfirmedError
-from bananas.settings import Settings
-from bananas.sync_client import SyncClient
+from faults.load import Load, settle_accounts
 from fleets import Scene, wait_for
-from sentinels import DOWN_AFTER_S, Watched, copied
+from sentinels import DOWN_AFTER_S, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,65 +28,6 @@ def watched(first_kind: Kind) -> Iterator[Watched]:
         yield made.start()
     finally:
         made.discard()
-
-
-class Load:
-    """Somebody who submits all the time, and notes what was acknowledged and surely copied."""
-
-    def __init__(self, watched: Watched, scene: Scene, **settings: object) -> None:
-        """Begin with `with`."""
-        self.scene = scene
-        self._settings = Settings(
-            redis_url=watched.url,
-            key_prefix=scene.keys.prefix,
-            **settings,  # type: ignore[arg-type]
-        )
-        self._master = watched.master()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._submit)
-        self.acknowledged: list[str] = []
-        self.copied = 0  # how many of these were on both replicas before the fault
-        self.refused = 0  # before anything was done: the replicas are not there
-        self.unknown: list[str] = []  # told to be so: these may be there or not
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End; what was under way has its answer."""
-        self._stop.set()
-        self._thread.join()
-
-    def note_copies(self) -> None:
-        """Make sure that what was acknowledged so far is everywhere."""
-        count = len(self.acknowledged)
-        with self._master.client() as client:
-            assert copied(client, 2)
-        self.copied = count
-
-    def _submit(self) -> None:
-        with SyncClient(settings=self._settings) as client:
-            while not self._stop.is_set():
-                job_id = f"job-{len(self.acknowledged) + len(self.unknown):06}"
-                try:
-                    client.submit("quick", id=job_id)
-                except (BrokerUnavailableError, DurabilityUnconfirmedError):
-                    self.unknown.append(job_id)
-                except DurabilityError:
-                    self.refused += 1
-                else:
-                    self.acknowledged.append(job_id)
-                self._stop.wait(0.002)
-
-
-def settle_accounts(scene: Scene, load: Load) -> list[str]:
-    """Return what was acknowledged and is nowhere now; the scene takes the rest as accepted."""
-    missing = [job_id for job_id in load.acknowledged if not scene.status(job_id)]
-    scene.accepted = set(load.acknowledged) - set(missing)
-    scene.accepted.update(job_id for job_id in load.unknown if scene.status(job_id))
-    return missing
 
 
 def happen(watched: Watched, fault: str, old: Server) -> None:
@@ -113,9 +51,9 @@ def test_the_fleet_follows_the_master(
     scene = Scene(old.client(), ledger)
     one = fleet(watched.url, LEASE_TTL="10s", BEAT_INTERVAL="1s").start()
     before = one.children()
-    with Load(watched, scene) as load:
+    with Load(watched.url, scene) as load:
         wait_for(lambda: len(load.acknowledged) > 100)
-        load.note_copies()
+        load.note_copies(old, 2)
         wait_for(lambda: len(load.acknowledged) > load.copied + 20)
         begun = time.monotonic()
         happen(watched, fault, old)
@@ -164,7 +102,7 @@ def test_what_the_replicas_have_is_not_lost(watched: Watched, ledger: Ledger, fa
             client.config_set("min-replicas-to-write", 1)
     replicas = 2 if fault == "ordered" else 1
     settings = {"durability": "replica", "durability_replicas": replicas}
-    with Load(watched, scene, durability_timeout_s=2.0, **settings) as load:
+    with Load(watched.url, scene, durability_timeout_s=2.0, **settings) as load:
         wait_for(lambda: len(load.acknowledged) > 50)
         happen(watched, fault, old)
         new = watched.wait_for_another(old)
