@@ -184,10 +184,11 @@ class FaultProxy:
         """Be slow both ways: pieces of so many bytes with a pause after each, or all of it late."""
         self._pieces, self._pause_s, self._latency_s = pieces, pause_s, latency_s
 
-    def refuse(self) -> None:
+    def refuse(self, *, only_new: bool = False) -> None:
         """Reset all connections, and new ones at once, until `speak`."""
         self._refusing = True
-        self.reset()
+        if not only_new:
+            self.reset()
 
     def reset(self) -> None:
         """Reset all connections."""
