@@ -19,7 +19,7 @@ TYPED := $(wildcard tests/typing)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
         logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
-        test-docker test-servers test-long check fix bench bench-peers clean engine
+        test-docker test-servers test-long fuzz check fix bench bench-peers clean engine
 
 help: ## say what each target does
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
@@ -70,6 +70,17 @@ test-servers: $(STAMP) ## the tests that meet a server, on Redis 8 and Valkey 8,
 test-long: $(STAMP) ## the faults at full length: minutes a test, an hour in all
 	@BANANAS_TEST_LONG=1 $(BIN)/pytest --servers=first -m long $(ARGS)
 
+FUZZ_S ?= 60
+fuzz: $(STAMP) ## let atheris look for bytes that break what reads them, FUZZ_S=60 seconds a target
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[fuzz]'
+	@mkdir -p .fuzz && status=0; \
+	for target in codec record settings query lines; do \
+	  mkdir -p .fuzz/$$target; \
+	  BANANAS_PURE=1 PYTHONPATH=tests $(BIN)/python tests/fuzz_targets.py $$target .fuzz/$$target \
+	    -max_total_time=$(FUZZ_S) -artifact_prefix=.fuzz/ -print_final_stats=0 || status=1; \
+	done; \
+	exit $$status
+
 check: $(STAMP) ## lint, types, floors and the source's own rules: what CI runs
 	@status=0; \
 	run() { printf '\n--- %s\n' "$$1"; shift; "$$@" || status=1; }; \
@@ -105,7 +116,7 @@ bench-peers: $(STAMP) ## measure other task queues beside this one; they are ins
 
 clean: ## remove all that was made here: .venv, builds, caches
 	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* .benchmarks
-	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .fuzz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f bananas/*.so
 	find bananas tests benchmarks docker -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

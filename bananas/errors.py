@@ -39,7 +39,11 @@ class SettingsError(UsageError, ValueError):
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         """Keep every problem, so that a user mends them in one round."""
         self.problems = problems
-        lines = "\n".join(f"  {variable}: {reason}" for variable, reason in problems)
+        # A name that is no setting's may be anything that an environment can hold.
+        lines = "\n".join(
+            f"  {name if name.isprintable() else ascii(name)[1:-1]}: {reason}"
+            for name, reason in problems
+        )
         super().__init__(f"invalid settings:\n{lines}")
 
 
