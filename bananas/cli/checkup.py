@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from bananas.address import parse_url
 from bananas.cli.conservation import explain_drift
 from bananas.cli.repair import JobsMoveError, repair, wrong_types
 from bananas.cli.screen import age, count, jobs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from bananas.client import Client
     from bananas.settings import Settings
+    from bananas.transport import Transport
 
 Grade = Literal["ok", "advice", "wrong"]
 
@@ -211,6 +213,7 @@ async def _look_at_server(report: Report, settings: Settings, *, audit: bool, me
         await _judge_snapshots(report, client, info)
         _judge_persistence(report, info)
         _judge_role(report, info)
+        await _judge_topology(report, client, info, settings)
         await _judge_durability(report, client, settings)
         await _judge_latency(report, client)
         if await _judge_types(report, client):
@@ -353,6 +356,41 @@ async def _judge_snapshots(report: Report, client: Client, info: dict[str, str])
 def _judge_role(report: Report, info: dict[str, str]) -> None:
     if info.get("role", "master") != "master":
         report.blame("this server is a replica: it takes no writes", "use the master's address")
+
+
+async def _judge_topology(
+    report: Report, client: Client, info: dict[str, str], settings: Settings
+) -> None:
+    """Say which of several servers it is, and whether another could follow it."""
+    transport = (await client.session()).broker.transport
+    address = parse_url(settings.redis_url or "", settings.key_prefix)
+    replicas = int(info.get("connected_slaves", 0))
+    server = f"{transport.server.host}:{transport.server.port}, {replicas} replicas"
+    if address.sentinels:
+        report.facts["topology"] = f"master {address.master_name} on {server}"
+    elif address.nodes:
+        report.facts["topology"] = f"cluster, slot {address.slot} on {server}"
+        await _judge_slot(report, transport, address.slot)
+    else:
+        return
+    if replicas:
+        report.ok("a replica can follow the server")
+    else:
+        report.advise("the server has no replica", "when it dies nobody takes over")
+
+
+async def _judge_slot(report: Report, transport: Transport, slot: int) -> None:
+    state: bytes = await transport.command("CLUSTER", "INFO", repeat=True)
+    if b"cluster_state:ok" not in state:
+        report.blame("the cluster is not whole (cluster_state)", "see CLUSTER INFO and NODES")
+    nodes: bytes = await transport.command("CLUSTER", "NODES", repeat=True)
+    if f"[{slot}->-".encode() in nodes:
+        report.blame(
+            f"slot {slot} is half moved: no job is accepted or begun",
+            "finish the move: MIGRATE its keys, then CLUSTER SETSLOT … NODE",
+        )
+    else:
+        report.ok("the slot is whole")
 
 
 async def _judge_durability(report: Report, client: Client, settings: Settings) -> None:

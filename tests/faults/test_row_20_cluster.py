@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bananas.cli.checkup import examine
 from bananas.keys import Keys
+from bananas.settings import Settings
 from clusters import Cluster, slot_of
 from faults.load import Load, settle_accounts
 from fleets import PREFIX, Scene, wait_for
@@ -158,3 +160,20 @@ def test_the_node_of_the_slot_fails_over(
     assert one.children() == before
     assert one.stop() == 0
     scene.redis.close()
+
+
+def test_the_doctor_sees_a_half_moved_slot(cluster: Cluster, scene: Scene) -> None:
+    """It names the node and the slot, and what is to be done."""
+    source = cluster.holder(SLOT)
+    target = cluster.other(source)
+    settings = Settings(redis_url=cluster.url, key_prefix=TAG)
+    report = examine(settings, audit=False)
+    assert (
+        report.facts["topology"] == f"cluster, slot {SLOT} on 127.0.0.1:{source.port}, 0 replicas"
+    )
+    assert "the slot is whole" in [finding.what for finding in report.findings]
+    scene.redis.set(f"{TAG}:x", "y")
+    cluster.open(SLOT, source, target)
+    problems = [finding.what for finding in examine(settings, audit=False).findings]
+    cluster.close(SLOT, source, target)
+    assert f"slot {SLOT} is half moved: no job is accepted or begun" in problems
