@@ -19,7 +19,7 @@ TYPED := $(wildcard tests/typing)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
         logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
-        test-docker test-servers test-long fuzz check fix bench bench-peers clean engine
+        test-docker test-servers test-long fuzz check fix bench bench-instructions bench-peers clean engine
 
 help: ## say what each target does
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
@@ -110,6 +110,9 @@ chaos: $(STAMP) ## harm real fleets by a seeded plan for three minutes and judge
 soak: $(STAMP) ## the same for SOAK_HOURS=1 hours, drained and judged every five minutes
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) \
 	  --hours $(or $(SOAK_HOURS),1) $(ARGS)
+
+bench-instructions: $(STAMP) ## count the instructions a job takes (valgrind); over budget is a failure
+	@$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 bench-peers: $(STAMP) ## measure other task queues beside this one; they are installed below build/peers
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
