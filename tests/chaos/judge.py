@@ -372,7 +372,7 @@ SOMETIMES: Final[Mapping[str, tuple[str, ...]]] = {
     "died at a fail point": ("fail",),
     "ran by a clock an hour off": ("clock",),
     "answered BUSY": ("redis-busy",),
-    "given back in order": ("fleet-restarted", "fleet-rolled"),
+    "given back in order": (),  # only where a worker that leaves has jobs it has not begun
     "cancelled": (),
     "expired": (),
 }

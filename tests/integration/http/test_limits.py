@@ -537,12 +537,20 @@ async def test_slow_connections_do_not_keep_others_out(
         monkeypatch.setattr(protocol, "BODY_TIMEOUT_S", 0.3)
         async with asyncio.timeout(60):
             for reader, _ in slow:
-                assert status_of(await reader.read()) in (400, 408)
+                assert status_of(await _all_of(reader)) in (400, 408)
     finally:
         trickling.cancel()
         for _, writer in slow:
             writer.close()
     assert await accepted(api) == 5
+
+
+async def _all_of(reader: asyncio.StreamReader) -> bytes:
+    """Return what came, although what was still being sent then met a closed connection."""
+    try:
+        return await reader.read()
+    except (BrokenPipeError, ConnectionResetError):
+        return bytes(reader._buffer)  # type: ignore[attr-defined]
 
 
 async def test_too_many_connections_are_told_so(
