@@ -11,7 +11,7 @@ _PLACES = (
 )
 
 
-def library() -> str | None:
+def preload() -> str | None:
     """Return the library's file, for LD_PRELOAD."""
     return next((path for path in _PLACES if Path(path).exists()), None)
 
@@ -34,7 +34,7 @@ class Clock:
     def environment(self) -> dict[str, str]:
         """What the program needs; spans it measures by the monotonic clock stay true."""
         return {
-            "LD_PRELOAD": library() or "",
+            "LD_PRELOAD": preload() or "",
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

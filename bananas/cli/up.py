@@ -65,7 +65,7 @@ def up(ctx: click.Context, app: str | None) -> None:
 def _run(application: Application, settings: Settings) -> int:
     """Run the fleet, and tell what runs where, when it is ready and when it stops."""
     from bananas.runtime.fleet import Fleet, run_fleet, settle_server  # noqa: PLC0415 - not for --help
-    from bananas.supervisor import log_event  # noqa: PLC0415
+    from bananas.supervisor import log_event  # noqa: PLC0415 - as above
 
     server = settle_server(settings)
     _announce(application, settings, server)

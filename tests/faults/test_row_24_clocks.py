@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fleets import Fleet, Ledger, Scene
 
 pytestmark = pytest.mark.skipif(
-    faketime.library() is None, reason="needs libfaketime (apt: faketime)"
+    faketime.preload() is None, reason="needs libfaketime (apt: faketime)"
 )
 HOUR_S = 3600
 

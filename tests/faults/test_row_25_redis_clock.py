@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from servers import Kind, Server
 
 pytestmark = pytest.mark.skipif(
-    faketime.library() is None, reason="needs libfaketime (apt: faketime)"
+    faketime.preload() is None, reason="needs libfaketime (apt: faketime)"
 )
 
 HOUR_S = 3600
