@@ -17,20 +17,12 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from bananas.errors import FieldError
+from bananas.settings import SCHEMES
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379
 _PORTS: Final = range(1, 65536)
 _SLOTS: Final = 16384
-_SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
 _OPTIONS: Final = (
     "db",
     "username",
@@ -150,8 +142,8 @@ def parse_url(url: str, key_prefix: str = "") -> Address:
         parts = urlsplit(url)
     except ValueError:
         raise FieldError(_FIELD, "not a URL") from None
-    if parts.scheme not in _SCHEMES:
-        raise FieldError(_FIELD, f"scheme must be one of {', '.join(_SCHEMES)}")
+    if parts.scheme not in SCHEMES:
+        raise FieldError(_FIELD, f"scheme must be one of {', '.join(SCHEMES)}")
     options = _options(parts)
     credentials, _, location = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")

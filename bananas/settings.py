@@ -429,7 +429,7 @@ class _Token(_Plain):
         return Secret(text)
 
 
-_SCHEMES: Final = (
+SCHEMES: Final = (
     "redis",
     "rediss",
     "unix",
@@ -438,6 +438,7 @@ _SCHEMES: Final = (
     "redis+cluster",
     "rediss+cluster",
 )
+"""Of the addresses that `bananas.address` reads."""
 
 
 class _Url(_Plain):
@@ -448,8 +449,8 @@ class _Url(_Plain):
     def read(self, raw: object) -> str:
         text = raw.strip() if isinstance(raw, str) else ""
         scheme, mark, _ = text.partition("://")
-        if not mark or scheme not in _SCHEMES:
-            raise ValueError(f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+        if not mark or scheme not in SCHEMES:
+            raise ValueError(f"must begin with one of {', '.join(s + '://' for s in SCHEMES)}")
         if not text.isprintable() or " " in text:
             raise ValueError("must not hold spaces or control characters")
         try:
