@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -68,10 +69,17 @@ def ends(cluster: Cluster) -> tuple[Node, Node]:
     return source, cluster.other(source)
 
 
-async def until_held(transport: Transport) -> None:
-    """Wait until a call was told to come again."""
-    while "TRYAGAIN" not in transport._problem and "non local" not in transport._problem:  # noqa: ASYNC110 - the transport tells nobody
-        await asyncio.sleep(0.002)
+async def until_held(
+    transport: Transport, call: asyncio.Future[Any], *reasons: str, within_s: float = 10.0
+) -> None:
+    """Wait until a call was told to come again, for one of these reasons; it is not answered."""
+    deadline = time.monotonic() + within_s
+    while not any(reason in transport._problem for reason in reasons):
+        assert not call.done(), f"answered {call}, and had to be held for {' or '.join(reasons)}"
+        late = f"not held for {' or '.join(reasons)} within {within_s} s: {transport._problem}"
+        assert time.monotonic() < deadline, late
+        await asyncio.sleep(0.002)  # the transport tells nobody
+    assert not call.done()
 
 
 async def test_any_node_leads_to_the_one_that_holds_the_slot(cluster: Cluster) -> None:
@@ -148,8 +156,7 @@ async def test_split_keys_wait_for_the_end_of_the_move(cluster: Cluster, script:
         cluster.open(SLOT, source, target)
         cluster.move_keys(source, target, second)
         call = asyncio.ensure_future(transport.call(script, keys, args))
-        await until_held(transport)
-        assert not call.done()
+        await until_held(transport, call, "TRYAGAIN", "non local")
         cluster.close(SLOT, source, target)
         await call
         assert await transport.command("LLEN", second) == 2
@@ -172,9 +179,7 @@ async def test_a_script_of_many_keys_takes_no_detour(cluster: Cluster) -> None:
             pipe.eval(computed.source.decode(), 1, first, TAG)
             assert pipe.execute()[1] == 0, "the danger that this is about"
         call = asyncio.ensure_future(transport.call(computed, [first], [TAG]))
-        while "ASK" not in transport._problem:  # noqa: ASYNC110 - the transport tells nobody
-            await asyncio.sleep(0.002)
-        assert not call.done()
+        await until_held(transport, call, "ASK")
         cluster.close(SLOT, source, target)
         assert await call == 1
 
