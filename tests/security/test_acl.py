@@ -16,9 +16,11 @@ from bananas.client import Client
 from bananas.errors import BananasError
 from bananas.settings import Settings
 from bananas.transport import Transport
+from clusters import Cluster, slot_of
 from command_line import invoke
 from fleets import PREFIX
-from servers import Kind, Server, available
+from replicas import Pair
+from servers import Kind, Server, available, version
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,11 +32,25 @@ PASSWORD = "of-these-tests"  # noqa: S105
 ROLES = ("deploy", "worker", "producer", "viewer")
 
 
-def lines() -> list[str]:
-    """Return the commands of the page."""
-    block = re.search(r"```redis-acl\n(.*?)```", PAGE.read_text(), re.DOTALL)
+CLUSTER_PREFIX = "{f}"
+
+
+def lines(more: str = "") -> list[str]:
+    """Return the commands of the page, or those for something more."""
+    block = re.search(rf"```redis-acl{more}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
     return block[1].splitlines()
+
+
+def let_in(server: Server, *more: str, prefix: str = PREFIX) -> None:
+    """Make the users of the page on a server, with something more."""
+    with server.client() as redis:
+        for line in [line for which in ("", *more) for line in lines(which)]:
+            words = line.replace("bananas:*", f"{prefix}:*").replace("PASSWORD", PASSWORD).split()
+            if version(server.kind) < (7, 2) and "+waitaof" in words:
+                words.remove("+waitaof")
+            redis.execute_command(*words)
+        redis.execute_command("ACL", "LOG", "RESET")
 
 
 def url_of(server: Server, role: str) -> str:
@@ -47,11 +63,7 @@ def guarded(request: pytest.FixtureRequest, make_server: Callable[..., Server]) 
     """Return a server of each kind with the users of the page."""
     kind: Kind = request.param
     server = make_server(kind)
-    with server.client() as redis:
-        for line in lines():
-            words = line.replace("bananas:*", f"{PREFIX}:*").replace("PASSWORD", PASSWORD).split()
-            redis.execute_command(*words)
-        redis.execute_command("ACL", "LOG", "RESET")
+    let_in(server)
     return server
 
 
@@ -115,6 +127,93 @@ async def test_each_part_works_as_its_own_user(
         redis.execute_command("ACL", "LOG", "RESET")
         assert await asyncio.to_thread(running.stop) == 0
         assert denied(redis) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", available())
+@pytest.mark.parametrize("durability", ["fsync", "replica"])
+async def test_durable_producers_work_as_their_own_users(
+    make_server: Callable[..., Server], kind: Kind, durability: str
+) -> None:
+    """Whoever enqueues with a durability is refused nothing: single, in bulk, over HTTP."""
+    if durability == "replica":
+        server = Pair(kind, make_server).primary
+    elif version(kind) < (7, 2):
+        pytest.skip("it has no WAITAOF")
+    else:
+        server = make_server(kind, aof=True)
+    let_in(server, "-durable")
+    env = {"BANANAS_REDIS_URL": url_of(server, "deploy"), "BANANAS_KEY_PREFIX": PREFIX}
+    loaded = await asyncio.to_thread(invoke, "scripts", "load", env=env)
+    assert loaded.exit_code == 0, loaded.output
+    for role in ("producer", "worker"):
+        settings = Settings(
+            redis_url=url_of(server, role), key_prefix=PREFIX, durability=durability
+        )
+        async with Client(settings=settings) as client:
+            await client.submit("quick")
+            await client.submit("quick", delay_s=600)
+            report = await client.submit_many({"name": "quick"} for _ in range(20))
+            assert report.accepted == 20
+        async with serving(settings) as http:
+            assert (await http.get("/readyz")).status_code == 200
+            assert (await http.post("/jobs", json={"name": "quick"})).status_code == 201
+    with server.client() as redis:
+        assert denied(redis) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", available())
+async def test_each_part_works_in_a_cluster(kind: Kind, fleet: Callable[..., Fleet]) -> None:
+    """Everybody finds the slot, and follows it while it moves and after; nobody is refused."""
+    cluster = Cluster(kind, masters=2)
+    try:
+        await asyncio.to_thread(cluster.start)
+        for node in cluster.nodes:
+            let_in(node, "-cluster", prefix=CLUSTER_PREFIX)
+            plain = f"redis://bananas-deploy:{PASSWORD}@127.0.0.1:{node.port}"
+            env = {"BANANAS_REDIS_URL": plain}
+            loaded = await asyncio.to_thread(invoke, "scripts", "load", env=env)
+            assert loaded.exit_code == 0, loaded.output
+
+        def env_of(role: str) -> dict[str, str]:
+            url = cluster.url.replace("://", f"://bananas-{role}:{PASSWORD}@")
+            return {"BANANAS_REDIS_URL": url, "BANANAS_KEY_PREFIX": CLUSTER_PREFIX}
+
+        def client(role: str) -> Client:
+            url = env_of(role)["BANANAS_REDIS_URL"]
+            return Client(settings=Settings(redis_url=url, key_prefix=CLUSTER_PREFIX))
+
+        loaded = await asyncio.to_thread(invoke, "scripts", "load", env=env_of("deploy"))
+        assert loaded.exit_code == 0, loaded.output
+        running = fleet(env_of("worker")["BANANAS_REDIS_URL"], KEY_PREFIX=CLUSTER_PREFIX)
+        await asyncio.to_thread(running.start)
+        async with (
+            client("producer") as producer,
+            client("viewer") as viewer,
+            client("worker") as worker,
+        ):
+            sessions = [await one.session() for one in (producer, viewer, worker)]
+            transports = [session.broker.transport for session in sessions]
+            for moves in cluster.move(slot_of("f"), step=2), ():
+                jobs = [await producer.submit("quick", result=True) for _ in range(5)]
+                for job in jobs:
+                    await producer.get_result(job.id, wait_s=60)
+                await viewer.stats()
+                for _ in moves:
+                    # a key that is not there any more is asked for at its new node (ASK)
+                    for transport in transports:
+                        await transport.command("GET", f"{CLUSTER_PREFIX}:job:{jobs[0].id}")
+            assert all(transport.counters.redirects > 1 for transport in transports)
+        said = await asyncio.to_thread(invoke, "doctor", env=env_of("viewer"))
+        assert "the slot is whole" in said.output
+        for node in cluster.nodes:
+            with node.client() as redis:
+                assert set(denied(redis)) <= {"config|get", "b'config|get'"}, node.port  # doctor's
+        assert await asyncio.to_thread(running.stop) == 0
+    finally:
+        cluster.discard()
 
 
 def test_each_user_is_refused_what_is_not_its_own(guarded: Server) -> None:
