@@ -14,6 +14,7 @@ from servers import Kind, Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+HERE = "127.0.0.1"
 NAME = "jobs"
 DOWN_AFTER_S = 1.0
 _READY_S = 40.0
@@ -22,15 +23,18 @@ _READY_S = 40.0
 class Sentinel(Server):
     """A server in Sentinel mode, which takes its orders from a file only."""
 
-    def __init__(self, kind: Kind, master_port: int, *, quorum: int) -> None:
-        """Prepare to watch the master at a port of 127.0.0.1."""
+    def __init__(
+        self, kind: Kind, master: str, *, quorum: int, host: str = HERE, under: Sequence[str] = ()
+    ) -> None:
+        """Prepare to watch the master at "host port"; `under` is a command that runs it."""
         super().__init__(kind, tcp=True)
+        self._under = under
         self._orders = (
             f"port {self.port}",
-            "bind 127.0.0.1",
+            f"bind {host}",
             f"unixsocket {self.socket}",
             f"dir {self.folder}",
-            f"sentinel monitor {NAME} 127.0.0.1 {master_port} {quorum}",
+            f"sentinel monitor {NAME} {master} {quorum}",
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_S * 1000:.0f}",
             f"sentinel failover-timeout {NAME} 6000",
         )
@@ -39,22 +43,32 @@ class Sentinel(Server):
         file = self.folder / "sentinel.conf"
         if not file.exists():  # later on it is the Sentinel's own
             file.write_text("\n".join(self._orders))
-        return [str(self.path), str(file), "--sentinel"]
+        return [*self._under, str(self.path), str(file), "--sentinel"]
 
 
 class Watched:
     """One master, two replicas, three Sentinels of which two are needed."""
 
+    sentinel_host = HERE
+    master_host = HERE  # of the first server
+
     def __init__(self, kind: Kind, *, arguments: Sequence[str] = ()) -> None:
         """Prepare, but do not start; the arguments are those of each server."""
         options = ["--repl-ping-replica-period", "1", "--repl-diskless-sync-delay", "0", *arguments]
-        self.servers = [Server(kind, tcp=True, arguments=options) for _ in range(3)]
-        self.sentinels = [Sentinel(kind, self.servers[0].port, quorum=2) for _ in range(3)]
+        self.servers = [self._server(kind, number, options) for number in range(3)]
+        master = f"{self.master_host} {self.servers[0].port}"
+        self.sentinels = [self._sentinel(kind, master) for _ in range(3)]
+
+    def _server(self, kind: Kind, number: int, options: list[str]) -> Server:  # noqa: ARG002 - all alike here
+        return Server(kind, tcp=True, arguments=options)
+
+    def _sentinel(self, kind: Kind, master: str) -> Sentinel:
+        return Sentinel(kind, master, quorum=2)
 
     @property
     def url(self) -> str:
         """The address by all Sentinels."""
-        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        hosts = ",".join(f"{self.sentinel_host}:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{NAME}"
 
     def start(self) -> Self:
@@ -64,7 +78,7 @@ class Watched:
             server.start()
         for replica in replicas:
             with replica.client() as client:
-                client.execute_command("REPLICAOF", "127.0.0.1", master.port)
+                client.execute_command("REPLICAOF", self.master_host, master.port)
         for replica in replicas:
             self.wait(lambda replica=replica: _said(replica)["master_link_status"] == "up")
         for sentinel in self.sentinels:

@@ -368,6 +368,7 @@ async def _judge_topology(
     server = f"{transport.server.host}:{transport.server.port}, {replicas} replicas"
     if address.sentinels:
         report.facts["topology"] = f"master {address.master_name} on {server}"
+        _judge_split(report, info)
     elif address.nodes:
         report.facts["topology"] = f"cluster, slot {address.slot} on {server}"
         await _judge_slot(report, transport, address.slot)
@@ -377,6 +378,18 @@ async def _judge_topology(
         report.ok("a replica can follow the server")
     else:
         report.advise("the server has no replica", "when it dies nobody takes over")
+
+
+def _judge_split(report: Report, info: dict[str, str]) -> None:
+    # INFO has this line when the setting and its lag are both other than 0
+    if "min_slaves_good_slaves" in info:
+        report.ok("a master that has lost its replicas takes no jobs")
+    else:
+        report.advise(
+            "a master that is cut off with its clients goes on taking jobs, which are lost when "
+            "another has taken over",
+            "CONFIG SET min-replicas-to-write 1 on every server, and in its configuration file",
+        )
 
 
 async def _judge_slot(report: Report, transport: Transport, slot: int) -> None:

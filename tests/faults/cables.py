@@ -82,6 +82,11 @@ class Cable:
         """The words that run a command at the near end."""
         return ["ip", "netns", "exec", self.near]
 
+    @property
+    def at_far_end(self) -> list[str]:
+        """The words that run a command at the far end."""
+        return ["ip", "netns", "exec", self.far]
+
     def cut(self) -> None:
         """Let nothing through, in either direction."""
         self._drop("INPUT")
@@ -123,4 +128,4 @@ class FarServer(Server):
         return f"redis://{FAR}:{self.port}/0"
 
     def _argv(self) -> list[str]:
-        return ["ip", "netns", "exec", self._cable.far, *super()._argv()]
+        return [*self._cable.at_far_end, *super()._argv()]

@@ -10,6 +10,8 @@ from bananas.settings import Settings
 from bananas.sync_client import SyncClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fleets import Scene
     from servers import Server
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 class Load:
     """Somebody who submits all the time, and notes what was acknowledged and surely copied."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is something that some fault needs
         self,
         url: str,
         scene: Scene,
@@ -25,6 +27,8 @@ class Load:
         name: str = "quick",
         payload: object = None,
         most: int = 1_000_000,
+        label: str = "job",
+        before: Callable[[], object] | None = None,
         **settings: object,
     ) -> None:
         """Begin with `with`.
@@ -35,11 +39,15 @@ class Load:
             name: The task.
             payload: Of every job.
             most: How many jobs.
+            label: What their ids begin with.
+            before: Runs first in the thread that submits.
             settings: Of the client.
         """
         self.scene = scene
         self._job = (name, {} if payload is None else payload)
         self._most = most
+        self._label = label
+        self._before = before
         self._settings = Settings(
             redis_url=url,
             key_prefix=scene.keys.prefix,
@@ -72,9 +80,11 @@ class Load:
         self.copied = count
 
     def _submit(self) -> None:
+        if self._before is not None:
+            self._before()
         with SyncClient(settings=self._settings) as client:
             while not self._stop.is_set() and len(self.acknowledged) < self._most:
-                job_id = f"job-{len(self.acknowledged) + len(self.unknown):06}"
+                job_id = f"{self._label}-{len(self.acknowledged) + len(self.unknown):06}"
                 try:
                     client.submit(*self._job, id=job_id)
                 except (BrokerUnavailableError, DurabilityUnconfirmedError):

@@ -9,6 +9,7 @@ import pytest
 
 from bananas.cli import exits
 from command_line import invoke, members
+from sentinels import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from conftest import Bananas
-    from servers import Server
+    from servers import Kind, Server
 
 
 def findings(result: Result, grade: str) -> str:
@@ -216,3 +217,20 @@ def test_a_working_fleet_is_conserved(on_fleet: Bananas) -> None:
     assert result.exit_code == exits.OK, findings(result, "wrong")
     assert audit["unexplained"] == 0
     assert members(result)["facts"]["workers"].startswith("1 alive")
+
+
+@pytest.mark.slow
+def test_a_watched_master_that_does_not_look_for_its_replicas(first_kind: Kind) -> None:
+    """It is advised that a cut may lose jobs; not once `min-replicas-to-write` is set."""
+    watched = Watched(first_kind)
+    try:
+        watched.start()
+        result = invoke("doctor", "--redis-url", watched.url, "--json")
+        assert "cut off with its clients" in findings(result, "advice")
+        with watched.master().client() as client:
+            client.config_set("min-replicas-to-write", 1)
+        result = invoke("doctor", "--redis-url", watched.url, "--json")
+        assert "cut off with its clients" not in findings(result, "advice")
+        assert "lost its replicas takes no jobs" in findings(result, "ok")
+    finally:
+        watched.discard()
