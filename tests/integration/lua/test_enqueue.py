@@ -103,6 +103,18 @@ def test_a_known_id_is_left_alone(queue: BareQueue) -> None:
     assert after == before
 
 
+def test_new_job_beside_a_duplicate_is_woken_for(queue: BareQueue) -> None:
+    """Only what was accepted wakes somebody, at each place of the call."""
+    queue.enqueue("a")
+    queue.client.delete(queue.keys.wake(NORMAL))
+    mixed = [*entries("a"), *entries("b"), *entries("c", place=HIGH)]
+    assert enqueue(queue, "r", mixed) == [False, True, True]
+    assert (queue.markers(NORMAL), queue.markers(HIGH)) == (1, 1)
+    queue.client.delete(queue.keys.wake(NORMAL))
+    assert enqueue(queue, "again", entries("a", "b")) == [False, False]
+    assert queue.markers(NORMAL) == 0
+
+
 @pytest.mark.parametrize("write", ["set", "rpush", "sadd"])
 def test_any_key_under_a_record_name_is_a_duplicate(queue: BareQueue, write: str) -> None:
     """Foreign records, and keys of other types, are never overwritten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bananas.broker import MEMORY_MS
 from bare_queue import BareQueue, record
 
 
@@ -44,6 +45,14 @@ def test_second_copy_has_no_effect(queue: BareQueue) -> None:
     before = queue.snapshot()
     assert queue.again(copy) == 1
     assert queue.snapshot() == before
+
+
+def test_answer_is_remembered_for_a_minute(queue: BareQueue) -> None:
+    """The memory is longer than any client's retry window, and ends."""
+    queue.die("a")
+    purge(queue, "a")
+    left_ms = queue.client.pttl(queue.last.keys[2])
+    assert MEMORY_MS - 5000 < left_ms <= MEMORY_MS
 
 
 def test_jobs_that_did_not_fail_are_left_alone(queue: BareQueue) -> None:

@@ -70,6 +70,16 @@ def test_unknown_epoch_is_gone(queue: BareQueue) -> None:
     assert queue.snapshot() == {}
 
 
+def test_leases_of_an_epoch_that_the_server_has_forgotten_come_back(queue: BareQueue) -> None:
+    """Where the list of epochs is lost, who knows of one still gives its jobs back."""
+    queue.leased("a", "b")
+    queue.client.delete(queue.keys.epochs)
+    assert reclaim(queue, limit=1).state == "more"
+    assert reclaim(queue) == GiveBack("done", 1, [])
+    assert sorted(queue.waiting()) == ["a", "b"]
+    assert queue.drift() == 0
+
+
 def test_living_epoch_is_left_alone(queue: BareQueue) -> None:
     """Without proof the deadline decides, in the script that moves."""
     queue.leased("a")
@@ -121,6 +131,20 @@ def test_largest_chunk_is_one_step(queue: BareQueue) -> None:
         queue.dequeue(limit=250)
     assert reclaim(queue, limit=1000) == GiveBack("done", 1000, [])
     assert queue.waiting() == ids
+
+
+def test_more_leases_than_a_call_looks_at_are_all_given_back(queue: BareQueue) -> None:
+    """It is done when nothing is left of the epoch, not when what it looked at is."""
+    queue.leased("a")
+    leases = queue.keys.epoch_leases("e1")
+    queue.client.sadd(leases, *(f"r{number}" for number in range(9000)))
+    steps = [reclaim(queue)]
+    while steps[-1].state == "more" and len(steps) < 10:
+        steps.append(reclaim(queue))
+    assert [step.state for step in steps] == ["more"] * 9 + ["done"]
+    assert queue.client.exists(leases) == 0
+    assert queue.waiting() == ["a"]
+    assert queue.drift() == 0
 
 
 def test_only_charged_jobs_have_crashed(queue: BareQueue) -> None:

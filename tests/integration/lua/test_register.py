@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bananas.broker import MEMORY_MS
 from bare_queue import START_MS, BareQueue
 
 
@@ -34,6 +35,13 @@ def test_another_call_only_extends(queue: BareQueue) -> None:
     before = queue.snapshot()
     assert queue.again(early) == 1
     assert queue.snapshot() == before
+
+
+def test_request_is_remembered_for_a_minute(queue: BareQueue) -> None:
+    """Processes come and go for ever; what remembers their calls does not stay."""
+    queue.register()
+    left_ms = queue.client.pttl(queue.last.keys[3])
+    assert MEMORY_MS - 5000 < left_ms <= MEMORY_MS
 
 
 def test_copy_does_not_bring_a_process_back_that_has_left(queue: BareQueue) -> None:

@@ -26,9 +26,8 @@ def lose(queue: BareQueue, *ids: str) -> None:
 def test_jobs_go_where_their_records_say(queue: BareQueue) -> None:
     """To the front of their list, the schedule, the dead-letter queue; counted and woken for."""
     lose(queue, "w", "s", "d")
-    queue.client.delete(queue.keys.places())
     queue.enqueue("new")
-    queue.client.delete(queue.keys.wake(NORMAL))
+    queue.client.delete(queue.keys.places(), queue.keys.wake(NORMAL))
     assert restore(queue, ("w", "w"), ("s", "s1800000123.5"), ("d", "d1700000000")) == 3
     assert queue.waiting() == ["w", "new"]
     assert queue.scheduled() == {"s": 1_800_000_123.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bananas.broker import MEMORY_MS
 from bananas.keys import place
 from bare_queue import BareQueue, ids_of, record
 
@@ -29,6 +30,14 @@ def test_jobs_wait_again_with_new_records(queue: BareQueue) -> None:
     assert queue.ttl_s(queue.keys.job("a")) == -1
     assert queue.counters()["revived"] == 2
     assert queue.drift() == 0
+
+
+def test_answer_is_remembered_for_a_minute(queue: BareQueue) -> None:
+    """The memory is longer than any client's retry window, and ends."""
+    queue.die("a")
+    revive(queue, "a")
+    left_ms = queue.client.pttl(queue.last.keys[5])
+    assert MEMORY_MS - 5000 < left_ms <= MEMORY_MS
 
 
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:

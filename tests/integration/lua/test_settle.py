@@ -390,9 +390,9 @@ def test_record_and_result_of_another_type_are_replaced(queue: BareQueue) -> Non
 
 
 def test_result_of_an_earlier_job_is_replaced_in_place(queue: BareQueue) -> None:
-    """Nothing of it stays, and its key is there all the time."""
+    """Nothing of it stays, and its key is there all the time; one beyond all reason makes way."""
     queue.client.hset(queue.keys.result("a"), mapping={"status": "failed", "error": "boom"})
-    queue.client.hset(queue.keys.result("b"), mapping=dict.fromkeys(map(str, range(3000)), "x"))
+    queue.client.hset(queue.keys.result("b"), mapping=dict.fromkeys(map(str, range(9000)), "x"))
     token = queue.leased("a", "b")
     results = [(i.encode(), 9, b"m", ["status", "completed", "result", "1"]) for i in "ab"]
     queue.broker.scripts = plain_scripts()  # the second one makes way
