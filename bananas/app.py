@@ -98,7 +98,7 @@ class _Task(Generic[T]):
         client = self.app.client
         draft = self._draft(client, payload)
         session = client.open_session() or await client.session()
-        return JobHandle(client, await session.producer.submit(draft), self.name)
+        return JobHandle(client, (await session.producer.submit(draft)).job_id, self.name)
 
     def _submit_sync(self, payload: object) -> SyncJobHandle[T]:
         draft = self._draft(self.app.client, payload)

@@ -39,7 +39,7 @@ from bananas.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
-    from bananas.broker import Audit
+    from bananas.broker import Audit, Entry
     from bananas.deadletters import DeadGroup, DeadPage
     from bananas.errors import DurabilityUnconfirmedError
     from bananas.inspector import QueueInfo
@@ -188,6 +188,10 @@ class Client:
 
     async def submit_draft(self, draft: Draft) -> str:
         """Enqueue a job that is checked already; returns its id."""
+        return (await self.enter(draft)).job_id
+
+    async def enter(self, draft: Draft) -> Entry:
+        """Enqueue a job that is checked already; returns its entry: the id, and the record."""
         session = self.open_session() or await self.session()
         return await session.producer.submit(draft)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -136,11 +136,15 @@ class Draft(NamedTuple):
 
 @dataclass(slots=True)
 class Receipt:
-    """The answer to a list of drafts, in its order; not accepted = the id exists already."""
+    """The answer to a list of drafts, in its order; not accepted = the id exists already.
+
+    `entries` is what was sent; empty where more than one call made the answer.
+    """
 
     ids: list[str]
     accepted: list[bool]
     request: str = ""
+    entries: list[Entry] = field(default_factory=list[Entry])
 
 
 @dataclass(slots=True)
@@ -149,7 +153,7 @@ class _Call:
 
     drafts: Sequence[Draft]
     whole: asyncio.Future[Receipt] | None = None
-    each: Sequence[asyncio.Future[str]] = ()
+    each: Sequence[asyncio.Future[Entry]] = ()
 
     def done(self, receipt: Receipt) -> set[str]:
         """Answer whoever is still waiting; returns the durabilities that some wait for yet."""
@@ -158,28 +162,30 @@ class _Call:
             if not self.whole.done():
                 self.whole.set_result(receipt)
             return open_ones
-        for (form, _, _), future, job_id, accepted in zip(
-            self.drafts, self.each, receipt.ids, receipt.accepted, strict=True
+        for (form, _, _), future, entry, accepted in zip(
+            self.drafts, self.each, receipt.entries, receipt.accepted, strict=True
         ):
             if future.done():
                 continue
             if form.durability != MEMORY:
                 open_ones.add(form.durability)
             elif accepted:
-                future.set_result(job_id)
+                future.set_result(entry)
             else:
-                future.set_exception(DuplicateJobError(job_id))
+                future.set_exception(DuplicateJobError(entry.job_id))
         return open_ones
 
     def confirmed(self, receipt: Receipt) -> None:
         """Answer each who is still waiting: the jobs are as safe as was asked."""
-        for future, job_id, accepted in zip(self.each, receipt.ids, receipt.accepted, strict=True):
+        for future, entry, accepted in zip(
+            self.each, receipt.entries, receipt.accepted, strict=True
+        ):
             if future.done():
                 continue
             if accepted:
-                future.set_result(job_id)
+                future.set_result(entry)
             else:
-                future.set_exception(DuplicateJobError(job_id))
+                future.set_exception(DuplicateJobError(entry.job_id))
 
     def unconfirmed(self, error: DurabilityUnconfirmedError, ids: Sequence[str]) -> None:
         """Tell each who is still waiting of his own job."""
@@ -189,7 +195,7 @@ class _Call:
 
     def failed(self, error: BaseException) -> None:
         """Pass on what went wrong; for a cancelled call, the cancellation."""
-        futures: Sequence[asyncio.Future[Receipt] | asyncio.Future[str]]
+        futures: Sequence[asyncio.Future[Receipt] | asyncio.Future[Entry]]
         futures = self.each if self.whole is None else [self.whole]
         for future in futures:
             if future.done():
@@ -229,7 +235,7 @@ class Producer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Draft] = []
-        self._callers: list[asyncio.Future[str]] = []
+        self._callers: list[asyncio.Future[Entry]] = []
         self._pump_due = False
         self._chunks: deque[_Call] = deque()
         self._chunk_turn = False
@@ -239,8 +245,8 @@ class Producer:
         self._confirmers: dict[str, Confirmer] = {}
         self._confirming: set[asyncio.Task[Any]] = set()
 
-    def submit(self, draft: Draft) -> asyncio.Future[str]:
-        """Enqueue one job together with others of this tick; the future gives its id.
+    def submit(self, draft: Draft) -> asyncio.Future[Entry]:
+        """Enqueue one job together with others of this tick; the future gives what was written.
 
         It fails with `DuplicateJobError` when the id exists, or with a `BrokerError`.
         """
@@ -249,9 +255,9 @@ class Producer:
             return self._tracked(self._submit_checked(draft))
         return self._join(draft)
 
-    def _join(self, draft: Draft) -> asyncio.Future[str]:
+    def _join(self, draft: Draft) -> asyncio.Future[Entry]:
         """Add a draft to those that the next call takes."""
-        future: asyncio.Future[str] = self._loop.create_future()
+        future: asyncio.Future[Entry] = self._loop.create_future()
         self._gathered.append(draft)
         self._callers.append(future)
         if not self._pump_due:
@@ -342,7 +348,7 @@ class Producer:
         task.add_done_callback(self._confirming.discard)
         return task
 
-    async def _submit_checked(self, draft: Draft) -> str:
+    async def _submit_checked(self, draft: Draft) -> Entry:
         """Enqueue one job, if the server can give the durability that it asks for."""
         await self.confirmer(draft.form.durability).check()
         return await self._join(draft)
@@ -351,7 +357,10 @@ class Producer:
         """Answer the callers of one call who wait for this durability."""
         at = [n for n, draft in enumerate(call.drafts) if draft.form.durability == durability]
         part = Receipt(
-            [receipt.ids[n] for n in at], [receipt.accepted[n] for n in at], receipt.request
+            [receipt.ids[n] for n in at],
+            [receipt.accepted[n] for n in at],
+            receipt.request,
+            [receipt.entries[n] for n in at],
         )
         own = _Call([call.drafts[n] for n in at], each=[call.each[n] for n in at])
         try:
@@ -372,6 +381,8 @@ class Producer:
             await self.confirmer(durability).check()
         parts = list(_parts(drafts))
         receipts = await self._receipts(parts)
+        for receipt in receipts:  # up to 64 chunks may wait here, and nobody asks for these
+            receipt.entries = []
         outcomes = await asyncio.gather(
             *(
                 self._make_safe(part, receipt, durabilities)
@@ -411,7 +422,7 @@ class Producer:
                     for draft, job_id in zip(drafts, receipt.ids, strict=True)
                 ]
                 (answer,) = await self._receipts([again])
-                receipt.request = answer.request
+                receipt.request, receipt.entries = answer.request, answer.entries
                 # lost and accepted anew is accepted, whatever the first answer was
                 receipt.accepted = [
                     first or second
@@ -476,7 +487,7 @@ class Producer:
             answers = await self._broker.enqueue(request, entries)
             if answers is not None:
                 break
-        return Receipt(ids, answers, request)
+        return Receipt(ids, answers, request, entries)
 
     async def _send_repetitive(self, drafts: Sequence[Draft], ids: list[str]) -> Receipt:
         """Send the first of each id; the others are duplicates of it."""
@@ -485,9 +496,10 @@ class Producer:
         answer = await self._send(
             [drafts[index]._replace(job_id=ids[index]) for index in sorted(first.values())]
         )
+        entries = {entry.job_id: entry for entry in answer.entries}
         for job_id, is_new in zip(answer.ids, answer.accepted, strict=True):
             accepted[first[job_id]] = is_new
-        return Receipt(ids, accepted, answer.request)
+        return Receipt(ids, accepted, answer.request, [entries[job_id] for job_id in ids])
 
     def _ids_of(self, drafts: Sequence[Draft]) -> list[str]:
         """Return the ids, new ones where the drafts have none."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bananas.http.problems import KINDS
-from bananas.http.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -41,19 +40,13 @@ class Context:
         client: The way to the jobs.
         settings: The limits.
         table: What the processes of this host say of themselves; None = there is no fleet here.
-        records: Reads what was just written.
         stopping: Set when the server stops: whoever waits answers with what there is.
     """
 
     client: Client
     settings: Settings
     table: Table | None = None
-    records: Records = field(init=False)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        """Read records through the client."""
-        self.records = Records(self.client)
 
     @property
     def max_body_bytes(self) -> int:

@@ -1,7 +1,9 @@
 """POST /jobs: one job, answered in front of Starlette.
 
-Requests that come together travel together: their jobs join one script call, and their
-records one read. A repeat under the same `Idempotency-Key` finds its job by the id.
+Requests that come together travel together: their jobs join one script call. The answer is
+the record as it was written, so it needs no second call: that took a tenth of the time, and
+a job that was done and deleted by then had none. A repeat under the same `Idempotency-Key`
+finds its job by the id.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from bananas.http.idempotency import KEY_PATTERN, derived_id, read_key
 from bananas.http.jobs import result_members, wait_end
 from bananas.http.operations import WAIT_S, Operation, answer, parameter, ref, refusals
 from bananas.http.problems import Problem, at_field, at_parameter
-from bananas.http.records import record_json
+from bananas.http.records import record_json, written_json
 from bananas.keys import DEFAULT_ROUTING_KEY
 from bananas.submission import (
     DURABILITIES,
@@ -63,8 +65,8 @@ async def submit_job(
     drafter = context.client.drafter.defaulting(durability)
     if key is None:
         draft = drafter.draft(members)
-        job_id = await context.client.submit_draft(draft)
-        status, record = 201, await context.records.read(job_id, len(draft.payload))
+        entry = await context.client.enter(draft)
+        job_id, status, record = entry.job_id, 201, written_json(entry.record)
     else:
         job_id, status, record = await _submit_once(context, drafter, members, key)
     if wait_s:
@@ -123,7 +125,7 @@ async def _submit_once(
     draft = drafter.draft({**members, "id": job_id})
     for _ in range(_TRIES):
         try:
-            await context.client.submit_draft(draft)
+            entry = await context.client.enter(draft)
         except DuplicateJobError:
             try:
                 job = await context.client.get_job(job_id)
@@ -136,7 +138,7 @@ async def _submit_once(
                     id=job_id,
                 ) from None
             return job_id, 200, record_json(job)
-        return job_id, 201, await context.records.read(job_id, len(draft.payload))
+        return job_id, 201, written_json(entry.record)
     raise JobNotFoundError(job_id)
 
 

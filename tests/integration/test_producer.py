@@ -61,7 +61,8 @@ async def producer(broker: WatchedBroker) -> Producer:
 
 async def test_jobs_of_one_tick_share_a_call(producer: Producer, broker: WatchedBroker) -> None:
     """Fifty submissions made at once leave in one script call, and each gets its own id."""
-    ids = await asyncio.gather(*(producer.submit(Draft(FORM, b"%d" % n)) for n in range(50)))
+    entries = await asyncio.gather(*(producer.submit(Draft(FORM, b"%d" % n)) for n in range(50)))
+    ids = [entry.job_id for entry in entries]
     assert len(broker.calls) == 1
     assert len(set(ids)) == 50
     assert ids == sorted(ids)
@@ -71,7 +72,7 @@ async def test_newcomers_gather_while_calls_are_in_flight(
     producer: Producer, broker: WatchedBroker
 ) -> None:
     """Beyond the calls in flight, whatever comes shares the next one."""
-    answers: list[asyncio.Future[str]] = []
+    answers: list[asyncio.Future[Entry]] = []
     for _ in range(MAX_IN_FLIGHT + 30):
         answers.append(producer.submit(Draft(FORM, b"1")))
         await asyncio.sleep(0)
@@ -90,7 +91,8 @@ async def test_an_id_that_exists_is_a_duplicate(producer: Producer) -> None:
     )
     assert isinstance(mine, DuplicateJobError)
     assert mine.job_id == "mine"
-    assert other == "other"
+    assert isinstance(other, Entry)
+    assert other.job_id == "other"
 
 
 async def test_an_id_given_twice_is_sent_once(
@@ -171,7 +173,7 @@ async def test_lost_connections_lose_and_double_nothing(
 
 async def _submit_some(producer: Producer, count: int, reached: asyncio.Queue[str]) -> None:
     for _ in range(count):
-        reached.put_nowait(await producer.submit(Draft(FORM, b"1")))
+        reached.put_nowait((await producer.submit(Draft(FORM, b"1"))).job_id)
 
 
 async def test_jobs_go_to_the_lists_that_workers_want(
@@ -217,7 +219,7 @@ async def test_a_cancelled_caller_disturbs_nobody(producer: Producer) -> None:
     """Cancelling one of several submissions leaves the others their answers."""
     first, second = (producer.submit(Draft(FORM, b"1", name)) for name in ("one", "two"))
     first.cancel()
-    assert await second == "two"
+    assert (await second).job_id == "two"
 
 
 async def test_a_full_server_refuses_each_caller(make_server: Callable[..., Server]) -> None:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bananas.http.idempotency import derived_id
+from bananas.producer import Producer
 
 if TYPE_CHECKING:
     from redis import Redis
 
+    from bananas.broker import Entry
+    from bananas.producer import Draft
     from conftest import Api, MakeApi
 
 JSON = {"content-type": "application/json"}
@@ -33,6 +36,23 @@ async def test_a_job_is_accepted_with_its_record(api: Api, redis: Redis, prefix:
     assert list(record) == list(stored)
     assert record["status"] == "pending"
     assert redis.lrange(f"{prefix}:queue:normal", 0, -1) == [record["id"].encode()]
+
+
+async def test_a_job_that_is_gone_by_the_answer_was_accepted(
+    api: Api, redis: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that a worker has ended and deleted before the answer was accepted all the same."""
+    submit = Producer.submit
+
+    def submit_and_lose(producer: Producer, draft: Draft) -> asyncio.Future[Entry]:
+        entered = submit(producer, draft)
+        entered.add_done_callback(lambda done: redis.delete(f"{prefix}:job:{done.result().job_id}"))
+        return entered
+
+    monkeypatch.setattr(Producer, "submit", submit_and_lose)
+    answer = await api.http.post("/jobs", json={"name": "resize", "payload": {"n": 1}})
+    assert not redis.exists(f"{prefix}:job:{answer.json()['id']}")
+    assert (answer.status_code, answer.json()["status"]) == (201, "pending")
 
 
 async def test_every_field_reaches_the_record(api: Api) -> None:
