@@ -7,8 +7,11 @@ meanwhile neither repeat nor hide others.
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -30,6 +33,12 @@ if TYPE_CHECKING:
 MAX_PAGE: Final = 1000
 _READ: Final = 100  # records read at a time: each may be a mebibyte
 _LOOKED_THROUGH: Final = 10_000  # most jobs one page looks at for a filter
+
+_SCORE: Final = re.compile(r"-?(?:inf|[0-9]{1,400}(?:\.[0-9]{1,400})?(?:e[+-]?[0-9]{1,3})?)")
+# A cursor has its place in a query and on a command line, and an id may be as long as anything.
+_CURSOR_ID_CHARS: Final = 160
+_CUT_BYTES: Final = 40  # three characters each, at most
+_CUT_MARK: Final = "*"  # which no quoted id has
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +70,32 @@ class _Spot(NamedTuple):
 
     score: bytes
     raw_id: bytes
+    digest: str = ""  # of the whole id, where a cursor has only the beginning of a long one
 
     @property
     def job_id(self) -> str:
         return self.raw_id.decode("utf-8", "backslashreplace")
 
     def text(self) -> str:
-        return f"{self.score.decode()}:{quote_from_bytes(self.raw_id, safe=':')}"
+        score, quoted = self.score.decode(), quote_from_bytes(self.raw_id, safe=":")
+        if len(quoted) > _CURSOR_ID_CHARS:
+            quoted = quote_from_bytes(self.raw_id[:_CUT_BYTES], safe=":")
+            quoted += f"{_CUT_MARK}{_digest(self.raw_id)}"
+        return f"{score}:{quoted}"
 
     @classmethod
     def parse(cls, cursor: str) -> _Spot | None:
         if not cursor:
             return None
         score, colon, job_id = cursor.partition(":")
-        try:
-            float(score)
-        except ValueError:
-            colon = ""
-        if not colon:
+        if not colon or not _SCORE.fullmatch(score):
             raise FieldError("cursor", "must be one that a page gave", cursor)
-        return cls(score.encode(), unquote_to_bytes(job_id))
+        beginning, _, digest = job_id.partition(_CUT_MARK)
+        return cls(score.encode(), unquote_to_bytes(beginning), digest)
+
+
+def _digest(raw_id: bytes) -> str:
+    return sha256(raw_id).hexdigest()[:32]
 
 
 class DeadLetters:
@@ -106,7 +121,10 @@ class DeadLetters:
             raise FieldError("limit", f"must be 1..{MAX_PAGE}", limit)
         jobs: list[Job] = []
         looked_at = 0
-        async for spot, job in self._walk(_Spot.parse(cursor), newest_first=newest_first):
+        after = _Spot.parse(cursor)
+        if after is not None and after.digest:
+            after = await self._whole(after, newest_first=newest_first)
+        async for spot, job in self._walk(after, newest_first=newest_first):
             looked_at += 1
             if _matches(job, name, error):
                 jobs.append(job)
@@ -234,6 +252,18 @@ class DeadLetters:
                 else:
                     yield spot, live(record, "dead", spot.job_id)
             after = spots[-1]
+
+    async def _whole(self, cut: _Spot, *, newest_first: bool) -> _Spot:
+        """Find the long id of a cursor; if it has left, begin anew at those that failed with it."""
+        words = ("ZRANGE", self._broker.keys.dead, cut.score, cut.score, "BYSCORE", "LIMIT")
+        offset = 0
+        while found := await self._broker.transport.command(*words, offset, _READ, repeat=True):
+            for raw_id in found:
+                if raw_id.startswith(cut.raw_id) and _digest(raw_id) == cut.digest:
+                    return _Spot(cut.score, raw_id)
+            offset += len(found)
+        beside = math.nextafter(float(cut.score), math.inf if newest_first else -math.inf)
+        return _Spot(repr(beside).encode(), b"")
 
     async def _spots(self, after: _Spot | None, *, newest_first: bool) -> list[_Spot]:
         """Read the next ids; jobs that failed together have one score, and follow by id."""

@@ -116,7 +116,7 @@ async def test_filters_choose_by_task_and_error(client: Client, worker: Scripted
 
 async def test_a_wrong_cursor_or_limit_is_refused(client: Client) -> None:
     """A cursor that no page gave, and a limit out of range, are errors that name the field."""
-    for cursor in ("nonsense", "1.5", "x:y"):
+    for cursor in ("nonsense", "1.5", "x:y", "nan:y", "1_0:y", " 1:y"):
         with pytest.raises(FieldError) as caught:
             await client.dead(cursor=cursor)
         assert caught.value.field == "cursor"
@@ -253,6 +253,49 @@ async def test_an_id_that_is_no_text_hides_no_others(
     assert found == ["", "a b%", "x\r\ny", "\\xff\\xfe", ours]
     assert await client.delete_dead(error="missing") == len(odd)
     assert redis.zrange(f"{prefix}:queue:dead", 0, -1) == [ours.encode()]
+
+
+LONG_IDS = [
+    *(b"x" * size for size in (128, 160, 161, 300, 10_000, 1_000_000)),
+    *(b"x" * 300 + end for end in (b"\0", b"*", b"\xff", b"\xff" * 300)),
+    *(b"\xff" * size for size in (53, 54, 300, 10_000)),
+]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_ids_of_any_length_are_paged_over(
+    client: Client, redis: Redis, prefix: str, newest_first: bool
+) -> None:
+    """Each is shown once, whatever begins alike; a cursor fits into a query."""
+    redis.zadd(f"{prefix}:queue:dead", dict.fromkeys(LONG_IDS, 1732454400.123456))
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = await client.dead(cursor=cursor, limit=1, newest_first=newest_first)
+        found += [job.id for job in page.jobs]
+        cursor = page.cursor
+        assert len(cursor) <= 256
+        if not cursor:
+            break
+    shown = [raw_id.decode("utf-8", "backslashreplace") for raw_id in sorted(LONG_IDS)]
+    assert found == (shown[::-1] if newest_first else shown)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_long_id_that_has_left_hides_no_others(
+    client: Client, redis: Redis, prefix: str, newest_first: bool
+) -> None:
+    """A cursor that ends at one begins anew at the jobs that failed with it."""
+    dead = f"{prefix}:queue:dead"
+    ids = [bytes([letter]) * 300 for letter in b"abc"]
+    redis.zadd(dead, {**dict.fromkeys(ids, 5.0), "before": 4.0, "after": 6.0})
+    page = await client.dead(limit=3, newest_first=newest_first)
+    last = "b" * 300
+    assert page.jobs[-1].id == last
+    redis.zrem(dead, last)
+    rest = await client.dead(cursor=page.cursor, newest_first=newest_first)
+    end = "before" if newest_first else "after"
+    assert {job.id for job in rest.jobs} == {"a" * 300, "c" * 300, end}
 
 
 async def test_an_order_for_one_job_is_not_carried_out_on_another(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from bananas.cli import exits
 from command_line import members, until
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from conftest import Bananas
 
 
@@ -186,3 +189,22 @@ def test_what_is_named_is_deleted(failed: Failed) -> None:
 def test_what_is_not_clear_is_refused(alone: Bananas, said: str) -> None:
     """Nothing is done for a command that could be meant in two ways."""
     assert alone(*said.split()).exit_code == exits.USAGE
+
+
+def test_ids_that_a_stranger_made_stop_no_page(
+    alone: Bananas, raw: Redis, alone_prefix: str
+) -> None:
+    """What the screen says to go on with is a word that a command line holds, whatever the id."""
+    odd = [b"", b"\0'\n", b"\xff" * 300, b"x" * 500_000, b"x" * 500_001]
+    raw.zadd(f"{alone_prefix}:queue:dead", dict.fromkeys(odd, -5.0))
+    seen: list[str] = []
+    said: tuple[str, ...] = ()
+    for _ in odd:
+        shown = alone("dead", "ls", "--limit", "1", "--json", *said)
+        seen += [job["id"] for job in members(shown)["jobs"]]
+        told = alone("dead", "ls", "--limit", "1", *said).stderr
+        words = shlex.split(told[told.index("--cursor") :])
+        assert len(words[1]) <= 256
+        said = (words[0], words[1])
+    assert members(alone("dead", "ls", *said, "--json"))["jobs"] == []
+    assert seen == [one.decode("utf-8", "backslashreplace") for one in sorted(odd, reverse=True)]

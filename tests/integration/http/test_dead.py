@@ -37,6 +37,36 @@ async def test_pages_follow_their_cursor(api: Api) -> None:
     assert seen == ids[::-1]
 
 
+async def test_ids_that_a_stranger_made_stop_no_page(api: Api) -> None:
+    """However long, and whatever bytes: pages of one pass over all of them."""
+    (ours,) = await api.bury(1)
+    broker = (await api.client.session()).broker
+    odd = [
+        b"",
+        b"\0",
+        b"\xff" * 300,
+        b"&=#+%;" * 100,
+        b"x" * 20_000,
+        b"x" * 20_001,
+        "é".encode() * 200,
+    ]
+    for raw_id in odd:
+        await broker.transport.command("ZADD", broker.keys.dead, 5, raw_id)
+    seen: list[str] = []
+    cursor = ""
+    for _ in range(len(odd) + 2):
+        params = {"limit": "1"} | ({"cursor": cursor} if cursor else {})
+        answer = await api.http.get("/dead", params=params)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        seen += [job["id"] for job in page["jobs"]]
+        cursor = page["cursor"]
+        if not cursor:
+            break
+    shown = [raw_id.decode("utf-8", "backslashreplace") for raw_id in sorted(odd, reverse=True)]
+    assert seen == [ours, *shown]
+
+
 async def test_filters_narrow_the_list(api: Api) -> None:
     """By task, and by a part of the error."""
     first = await api.bury(2, name="a", error="disk full")
