@@ -19,7 +19,7 @@ TYPED := $(wildcard tests/typing)
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev dev-down dev-logs prod-build up down scale-workers logs-api \
         logs-worker logs-scheduler ps restart test test-failed test-verbose test-coverage test-local \
-        test-docker test-servers test-long fuzz check fix bench bench-instructions bench-peers clean engine
+        test-docker test-servers test-long fuzz check fix bench bench-curves bench-budget bench-instructions bench-peers clean engine
 
 help: ## say what each target does
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET; the targets are:\n" } \
@@ -101,6 +101,12 @@ fix: $(STAMP) ## let ruff mend what it can
 bench: $(STAMP) ## measure; the figures are appended to benchmarks/history (ARGS go to the harness)
 	@test -e benchmarks || { echo "there is no benchmarks folder here" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-curves: $(STAMP) ## measure how figures grow with batch, backlog, payload, processes (ARGS=--docs keeps them)
+	@$(BIN)/python -m benchmarks.curves $(ARGS)
+
+bench-budget: $(STAMP) ## measure where the time of a job goes, beside bare commands (ARGS=--docs keeps it)
+	@$(BIN)/python -m benchmarks.budget $(ARGS)
 
 # SEED repeats a plan; CHAOS_SECONDS is the length of the faults, without the draining after them.
 chaos: $(STAMP) ## harm real fleets by a seeded plan for three minutes and judge every job (SEED=n)

@@ -81,7 +81,8 @@ class Bed:
             time.sleep(_LOOK_S)
 
     def __exit__(self, *_: object) -> None:
-        """End all that was started."""
+        """End all that was started; who is held still could not end."""
+        self.thaw_workers()
         self._stack.close()
 
     # --- processes ----------------------------------------------------------------------------
@@ -179,15 +180,17 @@ class Bed:
     def thaw_workers(self) -> None:
         """Let them go on."""
         for worker in self.workers:
-            os.kill(worker.pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGCONT)
 
-    def await_completed(self, count: int) -> None:
-        """Wait until so many jobs are completed."""
+    def await_completed(self, count: int) -> int:
+        """Wait until so many jobs are completed; returns how many are."""
         deadline_s = time.monotonic() + PATIENCE_S
-        while int(self.redis.hget("bananas:counters", "completed") or 0) < count:
+        while (done := int(self.redis.hget("bananas:counters", "completed") or 0)) < count:
             if time.monotonic() > deadline_s:
                 raise BedError((self.server.folder / "bananas.log").read_text()[-2000:])
             time.sleep(_LOOK_S)
+        return done
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

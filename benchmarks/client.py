@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from bananas.runtime.processes import run_loop
 from bananas.settings import Settings
-from benchmarks.workload import START, app, noop_async, noop_batch, noop_inline, noop_sync, probe
+from benchmarks.workload import (
+    START,
+    app,
+    noop_async,
+    noop_batch,
+    noop_inline,
+    noop_sync,
+    noop_wait,
+    probe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -30,6 +39,7 @@ _TASKS = {
     "sync": noop_sync,
     "inline": noop_inline,
     "batch": noop_batch,
+    "wait": noop_wait,
 }
 
 
@@ -58,12 +68,24 @@ async def enqueue_many(options: Options) -> Measured:
     """Enqueue `jobs` rows of a task of some kind by one call."""
     task: Any = _TASKS[options["kind"]]
     payload = _payload(options)
+    warm = min(500, options["jobs"])
     async with app:
-        await task.enqueue_many([payload] * 500)  # connects, loads the script
+        await task.enqueue_many([payload] * warm)  # connects, loads the script
         with _timed() as timing:
             report = await task.enqueue_many(payload for _ in range(options["jobs"]))
     assert report.accepted == options["jobs"], report
-    return timing.measured(accepted=report.accepted + 500)
+    return timing.measured(accepted=report.accepted + warm)
+
+
+async def batches(options: Options) -> Measured:
+    """Enqueue `jobs` rows by calls of `batch` rows, one call after the other."""
+    rows = [_payload(options)] * options["batch"]
+    async with app:
+        await noop_async.enqueue_many(rows)
+        with _timed() as timing:
+            for _ in range(options["jobs"] // options["batch"]):
+                await noop_async.enqueue_many(rows)
+    return timing.measured()
 
 
 async def enqueue(options: Options) -> Measured:
@@ -155,6 +177,21 @@ async def ndjson(options: Options) -> Measured:
     return timing.measured()
 
 
+async def ndjson_batches(options: Options) -> Measured:
+    """Post `jobs` lines by requests of `batch` lines, one request after the other."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", options["port"])
+    lines = (_job(options) + b"\n") * options["batch"]
+    request = _request("/jobs/batch?summary=1", "application/x-ndjson", lines)
+    writer.write(request)
+    await _answer(reader)
+    with _timed() as timing:
+        for _ in range(options["jobs"] // options["batch"]):
+            writer.write(request)
+            await _answer(reader)
+    writer.close()
+    return timing.measured()
+
+
 async def _answer(reader: asyncio.StreamReader) -> bytes:
     """Read one answer, whichever way its length is told."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -225,7 +262,8 @@ async def post(options: Options) -> Measured:
 
 
 VERBS: dict[str, Callable[[Options], Coroutine[Any, Any, Measured]]] = {
-    verb.__name__: verb for verb in (enqueue_many, enqueue, paced, probes, ndjson, post)
+    verb.__name__: verb
+    for verb in (enqueue_many, batches, enqueue, paced, probes, ndjson, ndjson_batches, post)
 }
 
 

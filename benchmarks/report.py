@@ -22,8 +22,6 @@ _HEAD: Final = (
     "what", "jobs/s", "worker", "client", "API", "server", "p50 ms", "p99 ms", "to reach",
 )  # fmt: skip
 _SHOWN: Final = ("per_s", "worker_us", "client_us", "api_us", "server_us", "p50_ms", "p99_ms")
-BEGIN: Final = "<!-- figures: begin -->"
-END: Final = "<!-- figures: end -->"
 
 
 def spread(samples: Sequence[Sample], figure: str) -> tuple[float, float, float] | None:
@@ -106,16 +104,17 @@ def append_history(folder: Path, kind: str, run: Mapping[str, Any]) -> Path:
     return path
 
 
-def put_in(text: str, figures: str) -> str:
-    """Return a document with the figures between its two marks renewed.
+def put_in(text: str, figures: str, name: str = "figures") -> str:
+    """Return a document with what stands between its two marks of that name renewed.
 
     Raises:
         ValueError: It has no such marks.
     """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError("the document has no place for figures")
-    return pattern.sub(lambda _: f"{BEGIN}\n{figures}\n{END}", text)
+        raise ValueError(f"the document has no place for {name}")
+    return pattern.sub(lambda _: f"{begin}\n{figures}\n{end}", text)
 
 
 def plot(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["async", "sync", "inline", "batch"]
+Kind = Literal["async", "sync", "inline", "batch", "wait"]
 Core = Literal["compiled", "pure"]
 ServerKind = Literal["redis", "valkey", "redis8", "valkey8"]
 Persistence = Literal["none", "aof", "synced"]
@@ -22,7 +22,7 @@ class Setup:
         procs: Worker processes, `auto` or a number.
         concurrency: Jobs a worker process runs at a time.
         retention_s: How long completed records stay; 0 = deleted at once.
-        kind: How the handler runs.
+        kind: How the handler runs; `wait` = on the loop, waiting for 10 ms.
         core: Compiled, or its twin in Python.
         server: Which server.
         persistence: `aof` = append-only file, fsync every second; `synced` = at every write.

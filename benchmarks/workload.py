@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -15,6 +16,9 @@ STARTS_VARIABLE: Final = "BENCH_STARTS"
 
 START: Final = Struct("=qq")
 """Sent at, started at: CLOCK_MONOTONIC, ns; the clock is one for all processes of a machine."""
+
+WAIT_S: Final = 0.01
+"""How long the handler that waits does so."""
 
 app = Bananas()
 _starts: socket.socket | None = None
@@ -33,6 +37,12 @@ def noop_sync(x: str) -> None:
 @app.task(name="noop.inline", inline=True)
 def noop_inline(x: str) -> None:
     """Do nothing on the loop, without `await`."""
+
+
+@app.task(name="noop.wait")
+async def noop_wait(x: str) -> None:  # noqa: ARG001 - the payload of all
+    """Wait, as for another service."""
+    await asyncio.sleep(WAIT_S)
 
 
 @app.batch_task(name="noop.batch", max_size=250, linger_s=0.005)

@@ -15,7 +15,7 @@ from benchmarks.peers.board import VARIABLE
 if TYPE_CHECKING:
     from benchmarks.peers.peers import Peer
 
-HOMES: Final = ROOT / "build" / "peers"
+HOMES: Final = (ROOT / "build" / "peers").resolve()  # may be a link: checkouts can share one
 PROGRAMS: Final = ROOT / "benchmarks" / "peers" / "programs"
 _INSTALL_S: Final = 600
 

@@ -1,0 +1,1 @@
+"""How figures grow with size: one curve a question."""
