@@ -49,6 +49,14 @@ def test_lapsed_task_is_dropped_and_raises_the_version(queue: BareQueue) -> None
     assert specialise(queue) == Specials("4", frozenset())
 
 
+def test_lapsed_task_that_is_wanted_again_stays(queue: BareQueue) -> None:
+    """Its worker was late; nobody was told anything else meanwhile, so the version stands."""
+    specialise(queue, "a")
+    queue.now_ms += 10_000
+    assert specialise(queue, "a") == Specials("1", frozenset({"a"}))
+    assert queue.client.zscore(queue.keys.specials, "a") == START_MS + 20_000
+
+
 def test_nothing_wanted_changes_nothing(queue: BareQueue) -> None:
     """On an empty queue the first version is 0 and nothing is stored."""
     assert specialise(queue) == Specials("0", frozenset())
