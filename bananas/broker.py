@@ -144,6 +144,14 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
+def _number(value: bytes) -> int:
+    """Return a counter; one that was overwritten by hand counts nothing."""
+    try:
+        return int(value)
+    except ValueError:
+        return 0
+
+
 class Broker:
     """One prefix on one server, spoken to through one transport."""
 
@@ -290,7 +298,7 @@ class Broker:
         jobs: list[Leased] = []
         for number, ids, records, crashes in reply[2:]:
             place = places[int(number) - 1] if number else None
-            counts = [int(count or 0) for count in crashes] if crashes else [0] * len(ids)
+            counts = [_number(count or b"0") for count in crashes] if crashes else [0] * len(ids)
             ids.reverse()
             records.reverse()
             counts.reverse()
@@ -634,7 +642,7 @@ class Broker:
             waiting=waiting,
             places=[Waiting(_text(place), common + own) for place, common, own in lists],
             counters={
-                _text(name): int(count)
+                _text(name): _number(count)
                 for name, count in zip(counters[::2], counters[1::2], strict=True)
             },
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from bananas.address import parse_url
 from bananas.cli.conservation import explain_drift
-from bananas.cli.repair import JobsMoveError, repair, wrong_types
+from bananas.cli.repair import JobsMoveError, odd_counters, repair, wrong_types
 from bananas.cli.screen import age, count, jobs
 from bananas.cli.session import NoServerError, located, opened, run
 from bananas.embedded import find_server
@@ -484,6 +484,11 @@ async def _judge_work(report: Report, client: Client) -> None:
 
 
 async def _judge_audit(report: Report, client: Client) -> None:
+    for name, value in (await odd_counters((await client.session()).broker)).items():
+        report.blame(
+            f"the counter {name!r} is {value!r}: it was overwritten by hand, and counts nothing",
+            "bananas doctor --repair drops it and sets the counts right",
+        )
     drift = await explain_drift(client)
     report.audit = drift.facts()
     if drift.unexplained:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _SCAN: Final = 400
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.5
+_WHOLE: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+_FULL: Final = 2**62
+"""From here on a counter has been written by hand, and may have no room left."""
 _WAITING: Final = frozenset({"pending", "scheduled", "processing"})
 
 
@@ -46,7 +49,8 @@ async def repair(client: Client) -> list[str]:
         BrokerError: Redis did not answer.
     """
     broker = (await client.session()).broker
-    done = [*await _set_aside(broker), *await _find_lists(broker), *await _give_back(broker)]
+    done = [*await _set_aside(broker), *await _drop_counters(broker)]
+    done += [*await _find_lists(broker), *await _give_back(broker)]
     restored = await _restore(broker)
     if restored:
         done.append(f"{jobs(restored)} put back that had a record and were nowhere")
@@ -82,7 +86,22 @@ async def wrong_types(broker: Broker) -> dict[str, tuple[str, str]]:
         for name in await command("SMEMBERS", keys.places(), repeat=True):
             lists |= dict.fromkeys(keys.served(name.decode("utf-8", "backslashreplace")), "list")
         wrong |= await _mistyped(broker, lists)
+    if keys.epochs not in wrong:
+        wrong |= await _wrong_leases(broker)
     return wrong
+
+
+async def _wrong_leases(broker: Broker) -> dict[str, tuple[str, str]]:
+    """Return what holds the leases of epochs that Redis knows, as far as it is no set."""
+    command, keys = broker.transport.command, broker.keys
+    known = await command("ZRANGE", keys.epochs, 0, -1, repeat=True)
+    epochs = [name.decode("utf-8", "backslashreplace") for name in known]
+    wrong = await _mistyped(broker, {keys.epoch_leases(epoch): "set" for epoch in epochs})
+    leases: dict[str, str] = {}
+    for epoch in epochs:
+        if keys.epoch_leases(epoch) not in wrong:
+            leases |= {keys.lease(request): "set" for request in await broker.requests_of(epoch)}
+    return wrong | await _mistyped(broker, leases)
 
 
 async def _mistyped(broker: Broker, expected: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -117,6 +136,25 @@ async def _set_aside(broker: Broker) -> list[str]:
         await broker.transport.command("RENAME", key, aside)
         done.append(f"{key} was a {found} and must be a {want}: it is {aside} now")
     return done
+
+
+async def odd_counters(broker: Broker) -> dict[bytes, bytes]:
+    """Return the counters that Redis cannot add to."""
+    pairs: list[bytes] = await broker.transport.command(
+        "HGETALL", broker.keys.counters, repeat=True
+    )
+    return {
+        name: value
+        for name, value in zip(pairs[::2], pairs[1::2], strict=True)
+        if _WHOLE.fullmatch(value) is None or abs(int(value)) >= _FULL
+    }
+
+
+async def _drop_counters(broker: Broker) -> list[str]:
+    odd = await odd_counters(broker)
+    if odd:
+        await broker.transport.command("HDEL", broker.keys.counters, *odd)
+    return [f"the counter {name!r} dropped, which was no number: {odd[name]!r}" for name in odd]
 
 
 # --- lists and leases that nobody names -----------------------------------------------------------

@@ -38,6 +38,6 @@ else
   redis.call('SET', KEYS[1], ARGV[3])
   redis.call('SADD', KEYS[6], ARGV[1])
 end
-if ARGV[5] == '1' then redis.call('HINCRBY', KEYS[5], 'accepted', 1) end
-redis.call('HINCRBY', KEYS[5], 'cancelled', 1)
+if ARGV[5] == '1' then redis.pcall('HINCRBY', KEYS[5], 'accepted', 1) end
+redis.pcall('HINCRBY', KEYS[5], 'cancelled', 1)
 return 'cancelled'

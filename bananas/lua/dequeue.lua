@@ -96,7 +96,7 @@ for _, take in ipairs(takes) do redis.call('LTRIM', take[1], 0, -1 - take[2]) en
 redis.call('SADD', KEYS[2], unpack(leasing))
 redis.call('SADD', KEYS[3], request)
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[5])
-redis.call('HINCRBY', KEYS[5], 'leased', taken)
+redis.pcall('HINCRBY', KEYS[5], 'leased', taken)
 -- more is waiting than was taken: whoever idles next to us is to take it
 for _, wake_key in ipairs(unmarked) do redis.call('LPUSH', wake_key, '1') end
 return answer

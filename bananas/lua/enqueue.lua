@@ -102,6 +102,6 @@ for i = 1, later do
 end
 
 if #new_places > 0 then redis.call('SADD', KEYS[6], unpack(new_places)) end
-if accepted > 0 then redis.call('HINCRBY', KEYS[2], 'accepted', accepted) end
+if accepted > 0 then redis.pcall('HINCRBY', KEYS[2], 'accepted', accepted) end
 redis.call('SET', KEYS[1], verdicts, 'PX', ARGV[1])
 return {0, verdicts}

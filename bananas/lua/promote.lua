@@ -54,7 +54,7 @@ if #moving > 0 then
   redis.call('ZREM', KEYS[1], unpack(moving))
   for list, ids in pairs(by_list) do redis.call('LPUSH', list, unpack(ids)) end
   redis.call('SADD', KEYS[3], unpack(places))
-  redis.call('HINCRBY', KEYS[2], 'promoted', #moving)
+  redis.pcall('HINCRBY', KEYS[2], 'promoted', #moving)
 elseif #markers > 0 then
   redis.call('ZREM', KEYS[1], '')
 end

@@ -35,9 +35,9 @@ local requests = redis.call('SRANDMEMBER', KEYS[2], 1000)
 local moved, unplaced, ended = give_back(ARGV[4], KEYS[2], requests, tonumber(ARGV[3]), placed)
 redis.call('ZREM', KEYS[1], '')
 for _, id in ipairs(moved) do
-  if charged[id] then redis.call('HINCRBY', KEYS[4], id, 1) end
+  if charged[id] then redis.pcall('HINCRBY', KEYS[4], id, 1) end
 end
-if #moved > 0 then redis.call('HINCRBY', KEYS[3], 'reclaimed', #moved) end
+if #moved > 0 then redis.pcall('HINCRBY', KEYS[3], 'reclaimed', #moved) end
 if ended == leases then
   redis.call('ZREM', KEYS[1], ARGV[1])
   redis.call('HDEL', KEYS[5], ARGV[1])

@@ -25,5 +25,5 @@ for i = 5, 4 + count do
 end
 if #unknown == 0 then return {'done', 0} end
 local moved, unplaced = give_back(ARGV[3], KEYS[2], unknown, tonumber(ARGV[2]), placed)
-if #moved > 0 then redis.call('HINCRBY', KEYS[3], 'reconciled', #moved) end
+if #moved > 0 then redis.pcall('HINCRBY', KEYS[3], 'reconciled', #moved) end
 return {'more', #moved, unpack(unplaced)}

@@ -43,7 +43,7 @@ if restored == 0 then return 0 end
 
 -- a removal, even of nothing, lifts the refusal at maxmemory for what follows
 redis.call('ZREM', KEYS[2], '')
-redis.call('HINCRBY', KEYS[1], 'restored', restored)
+redis.pcall('HINCRBY', KEYS[1], 'restored', restored)
 for _, way in ipairs(ways) do
   redis.call('ZADD', way[1] == 's' and KEYS[2] or KEYS[3], string.format('%.6f', way[2]), way[3])
 end

@@ -49,6 +49,6 @@ for _, job in ipairs(numbers) do
 end
 redis.call('LPUSH', KEYS[3], unpack(ids))
 redis.call('SADD', KEYS[5], ARGV[2])
-redis.call('HINCRBY', KEYS[2], 'revived', #ids)
+redis.pcall('HINCRBY', KEYS[2], 'revived', #ids)
 wake(KEYS[4])
 return missing

@@ -235,6 +235,6 @@ end
 if crashed and #cleared > 0 then redis.call('HDEL', KEYS[6], unpack(cleared)) end
 if #forgotten > 0 then redis.call('SREM', KEYS[7], unpack(forgotten)) end
 for name, by in pairs(moved) do
-  if by > 0 then redis.call('HINCRBY', KEYS[3], name, by) end
+  if by > 0 then redis.pcall('HINCRBY', KEYS[3], name, by) end
 end
 return stale

@@ -11,6 +11,10 @@
 -- include: lib/now.lua
 local now = now_ms()
 local version = redis.call('GET', KEYS[2]) or '0'
+-- one that was overwritten by hand could not be raised: a number that nobody knows begins anew
+local number = tonumber(version)
+local counts = number and number >= 0 and number < 2 ^ 53 and number == math.floor(number)
+if not counts then number = now end
 local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000)
 local size = redis.call('ZCARD', KEYS[1])
 local wanted, leaving = {}, {}
@@ -24,8 +28,8 @@ for task in pairs(wanted) do
   added = added + redis.call('ZADD', KEYS[1], 'GT', now + tonumber(ARGV[1]), task)
 end
 if #leaving > 0 then redis.call('ZREM', KEYS[1], unpack(leaving)) end
-if added + #leaving > 0 then
-  version = tostring(tonumber(version) + 1)
+if added + #leaving > 0 or not counts then
+  version = string.format('%d', number + 1)
   redis.call('SET', KEYS[2], version)
 end
 -- told by counting: a key that was emptied may not be asked again

@@ -229,3 +229,61 @@ async def test_keys_of_the_wrong_type_are_told_and_set_aside(
     await rest(scenery, worker)
     await asyncio.to_thread(doctor, bench, mend=True)
     assert look(redis, bench.keys).problems() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["lease", "epoch_leases"])
+async def test_leases_of_the_wrong_type_are_named_and_set_aside(
+    scenery: Scenery, which: str
+) -> None:
+    """Not "the server cannot be used": the doctor names the key, and its repair mends it."""
+    bench = scenery.bench
+    worker = await scenery.build()
+    redis, holds = bench.redis, bench.keys.epoch_leases(worker.epoch)
+    requests: set[bytes] = redis.smembers(holds)  # type: ignore[assignment]
+    keys = [bench.keys.lease(request.decode()) for request in requests]
+    if which == "epoch_leases":
+        keys = [holds]
+    for key in keys:
+        redis.delete(key)
+        redis.set(key, "not ours")
+    told = wrong(await asyncio.to_thread(doctor, bench))
+    for key in keys:
+        assert any(what.startswith(f"{key} is a string") for what in told), (key, told)
+
+    repaired = await asyncio.to_thread(doctor, bench, mend=True)
+    for key in keys:
+        assert any(deed.startswith(f"{key} was a ") for deed in repaired.repaired), key
+    scenery.go_on.set()
+    await scenery.works()
+    await until(lambda: {*scenery.ran} >= WAITING)
+    assert not worker.worker.broken.is_set()
+    assert not scenery.warden.broken.is_set()
+    await rest(scenery, worker)
+    await asyncio.to_thread(doctor, bench, mend=True)
+    assert look(redis, bench.keys).problems() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ["x", str(2**63 - 1)])
+async def test_counters_that_are_no_numbers_stop_nobody(scenery: Scenery, odd: str) -> None:
+    """Jobs are accepted, run and end; the doctor names the counters, and sets them right."""
+    bench = scenery.bench
+    worker = await scenery.build()
+    redis, counters = bench.redis, bench.keys.counters
+    names: list[bytes] = redis.hkeys(counters)  # type: ignore[assignment]
+    redis.hset(counters, mapping=dict.fromkeys(names, odd))
+    redis.hset(bench.keys.crashes, mapping={"first": odd})
+    scenery.go_on.set()
+    await scenery.works()
+    await until(lambda: {*scenery.ran} >= WAITING)
+    assert not worker.worker.broken.is_set()
+    assert not scenery.warden.broken.is_set()
+    await rest(scenery, worker)
+    told = wrong(await asyncio.to_thread(doctor, bench))
+    for name in names:
+        assert any(what.startswith(f"the counter {name!r} is") for what in told), (name, told)
+
+    repaired = await asyncio.to_thread(doctor, bench, mend=True)
+    assert [what for what in wrong(repaired) if "no worker runs" not in what] == []
+    assert look(redis, bench.keys).problems() == []

@@ -180,3 +180,9 @@ def test_planted_mistake_in_a_shared_file_is_found(name: str, source: str, said:
     """Shared functions are held to their own rules."""
     found = lib_problems(name, source, SOUND_LIBS)
     assert any(said in problem for problem in found), found
+
+
+@pytest.mark.parametrize("path", SCRIPTS + LIBS, ids=lambda path: path.stem)
+def test_a_counter_that_cannot_be_raised_ends_no_script_half_way(path: Path) -> None:
+    """HINCRBY refuses what was overwritten by hand, and stands after the first write."""
+    assert "redis.call('HINCRBY'" not in path.read_text()

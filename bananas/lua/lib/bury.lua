@@ -8,6 +8,6 @@ local function bury(dead, counters, ids, keys)
   redis.call('HLEN', counters)
   local count = redis.call('ZREM', dead, unpack(ids))
   if #records > 0 then redis.call('DEL', unpack(records)) end
-  redis.call('HINCRBY', counters, 'purged', count)
+  redis.pcall('HINCRBY', counters, 'purged', count)
   return count
 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bananas.broker import Specials
 from bare_queue import START_MS, BareQueue
 
@@ -82,3 +84,16 @@ def test_at_maxmemory_a_specialized_worker_can_start(own_queue: BareQueue) -> No
     with own_queue.full():
         assert specialise(own_queue, "a") == Specials("1", frozenset({"a"}))
         assert own_queue.client.get(own_queue.keys.specials_version) == b"1"
+
+
+@pytest.mark.parametrize("odd", ["x", "-1", "", "1.5", "nan", "inf", str(2**53), str(2**63 - 1)])
+def test_version_that_was_overwritten_by_hand_is_raised_all_the_same(
+    queue: BareQueue, odd: str
+) -> None:
+    """It begins anew at a number that nobody knows, so everybody learns of the change."""
+    specialise(queue, "a")
+    queue.client.set(queue.keys.specials_version, odd)
+    first = specialise(queue, "b")
+    assert first.tasks == {"a", "b"}
+    assert int(first.version) == START_MS + 1
+    assert specialise(queue, "c").version == str(START_MS + 2)
