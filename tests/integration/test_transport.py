@@ -844,7 +844,7 @@ def make_sentinel() -> Iterator[Callable[[int], Server]]:
     made: list[Server] = []
 
     def make(master_port: int) -> Server:
-        sentinel = Sentinel(available()[0], master_port, quorum=1)
+        sentinel = Sentinel(available()[0], f"127.0.0.1 {master_port}", quorum=1)
         made.append(sentinel)
         return sentinel.start()
 
