@@ -23,7 +23,7 @@ def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
         scheduled_for, attempts, max_retries, error, timeout_s, result, expires_at, crashes,
         unclaimed, extras, place). Absent strings are "", but None for scheduled_for,
         expires_at and place, also when empty. description, error and payload are raw JSON
-        (None, None and b"null" when absent), max_retries is -1 when absent, extras holds the
+        (None, None and b"{}" when absent), max_retries is -1 when absent, extras holds the
         unknown members as found, joined by commas.
 
     Raises:

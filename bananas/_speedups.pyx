@@ -368,7 +368,7 @@ def scan_record(bytes data not None, Py_ssize_t max_depth=64):
     cdef const char* created = NULL
     cdef Py_ssize_t created_size = 0
     id_ = name = status = priority = routing_key = created_at = updated_at = ""
-    payload = b"null"
+    payload = b"{}"
     description = error = scheduled_for = timeout_s = expires_at = place = None
     cdef list extras = None
 

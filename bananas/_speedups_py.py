@@ -46,7 +46,7 @@ DEPTH_CEILING: Final = 1024
 """Largest `max_depth`; orjson reads no deeper."""
 
 _ABSENT: Final[ScannedRecord] = (
-    *("", "", None, b"null", "", "", "", "", "", None),
+    *("", "", None, b"{}", "", "", "", "", "", None),
     *(0, -1, None, None, False, None, 0, 0, b"", None),
 )
 

@@ -81,12 +81,12 @@ def test_a_job_is_immutable_and_compares_by_value() -> None:
 def test_what_a_foreign_record_leaves_out_has_its_default() -> None:
     """Two members are enough for a job."""
     job = Job.decode(b'{"name":"t","id":"a"}', max_retries=7)
-    assert job == Job(id="a", name="t", max_retries=7)
+    assert job == Job(id="a", name="t", payload_json=b"{}", max_retries=7)
     assert (job.payload, job.status, job.priority, job.routing_key) == (
-        *(None, "pending", "normal", "default"),
+        *({}, "pending", "normal", "default"),
     )
     empty = foreign(status="", priority="", routing_key="", created_at="", scheduled_for="")
-    assert Job.decode(empty) == Job(id="a", name="t")
+    assert Job.decode(empty) == Job(id="a", name="t", payload_json=b"{}")
     assert Job.decode(foreign(scheduled_for="2026-11-24T03:00:00Z")).status == "scheduled"
 
 

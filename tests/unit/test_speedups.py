@@ -89,7 +89,7 @@ FULL_RECORD = (
     b'"expires_at":"2026-11-25T00:00:00Z","crashes":1,"unclaimed":4,'
     b'"trace":{"id":"abc"},"v" : 1,"list":"route:gpu:queue:high"}'
 )
-EMPTY = ("", "", None, b"null", *[""] * 5, None, 0, -1, None, None, False, None, 0, 0, b"", None)
+EMPTY = ("", "", None, b"{}", *[""] * 5, None, 0, -1, None, None, False, None, 0, 0, b"", None)
 OWN_RECORD = (
     b'{"id":"a","name":"t","payload":{"x":1},"status":"pending","priority":"normal",'
     b'"routing_key":"default","created_at":"c","updated_at":"c","attempts":0,"max_retries":3,'
@@ -140,7 +140,7 @@ class TestScanRecord:
         """A null member reads as if it were not there, but a null payload is a payload."""
         names = [*json.loads(FULL_RECORD)]
         record = json.dumps(dict.fromkeys(set(names) - {"trace", "v"})).encode()
-        assert core.scan_record(record) == EMPTY
+        assert core.scan_record(record) == (*EMPTY[:3], b"null", *EMPTY[4:])
 
     def test_empty_text_is_absent(self, core: ModuleType) -> None:
         """scheduled_for, expires_at and list are None when they are empty strings."""

@@ -86,6 +86,23 @@ async def test_a_foreign_job_runs_like_our_own(bench: Bench, seen: list[Any], fo
     assert (await bench.counters())["accepted"] == 1
 
 
+async def test_a_record_without_a_payload_has_no_arguments(bench: Bench) -> None:
+    """Id and name suffice; `null` is another thing, and no arguments."""
+    seen: list[str] = []
+
+    async def tick() -> None:
+        seen.append("tick")
+
+    bench.app.task(name="tick")(tick)
+    for rest, end in ("", "completed"), (',"max_retries":1,"payload":null', "failed"):
+        job_id = _ids.new_id()
+        bench.push(f'{{"id":"{job_id}","name":"tick"{rest}}}'.encode(), job_id)
+        if not seen:
+            await bench.worker()
+        await bench.status(job_id, end)
+    assert seen == ["tick"]
+
+
 async def test_unknown_members_outlive_a_retry_and_the_end(bench: Bench, seen: list[Any]) -> None:
     """What we do not know is kept byte for byte through every rewrite."""
     odd = '"x-trace":{"a":[1.50,1e3,"\\u00e9"]},"big":12345678901234567890123'
