@@ -139,7 +139,7 @@ class Audit:
         return present + gone - c.get("accepted", 0)
 
 
-def _text(value: bytes) -> str:
+def name_of(value: bytes) -> str:
     """Return a name; one that is no text was written by a stranger, and is only shown."""
     return value.decode("utf-8", "backslashreplace")
 
@@ -221,7 +221,7 @@ class Broker:
 
         reply = await self.transport.call(self.scripts.enqueue, script_keys, args)
         if reply[0] == 1:
-            self.specials = Specials(_text(reply[1]), frozenset(map(_text, reply[2:])))
+            self.specials = Specials(name_of(reply[1]), frozenset(map(name_of, reply[2:])))
             return None
         letters = reply[1]
         if not letters:
@@ -287,7 +287,7 @@ class Broker:
         if state == b"ok":
             return Batch(request, reply[1], self._leased(reply, places))
         if state == b"specials":
-            self.specials = Specials(_text(reply[1]), frozenset(map(_text, reply[2:])))
+            self.specials = Specials(name_of(reply[1]), frozenset(map(name_of, reply[2:])))
             return None
         if state == b"fenced":
             return Fenced(epoch)
@@ -343,7 +343,7 @@ class Broker:
         reply = await self.transport.call(
             self.scripts.reconcile, [keys.epochs, keys.epoch_leases(epoch), keys.counters], args
         )
-        return GiveBack(_text(reply[0]), reply[1], reply[2:])
+        return GiveBack(name_of(reply[0]), reply[1], reply[2:])
 
     async def stands(self, epoch: str) -> bool:
         """Tell whether an epoch was never fenced, lapsed or not: what it leased is its own."""
@@ -353,14 +353,14 @@ class Broker:
     async def requests_of(self, epoch: str) -> list[str]:
         """Return the requests whose leases an epoch holds; reads only."""
         key = self.keys.epoch_leases(epoch)
-        return [_text(r) for r in await self.transport.command("SMEMBERS", key, repeat=True)]
+        return [name_of(r) for r in await self.transport.command("SMEMBERS", key, repeat=True)]
 
     async def leases_of(self, epoch: str, job_ids: Sequence[bytes]) -> dict[str, list[bytes]]:
         """Return which of these ids an epoch holds, by request. Two reads, not atomic."""
         keys, command = self.keys, self.transport.command
         found: dict[str, list[bytes]] = {}
         for request in await command("SMEMBERS", keys.epoch_leases(epoch), repeat=True):
-            name = _text(request)
+            name = name_of(request)
             held = await command("SMISMEMBER", keys.lease(name), *job_ids, repeat=True)
             ids = [job_id for job_id, is_held in zip(job_ids, held, strict=True) if is_held]
             if ids:
@@ -370,7 +370,7 @@ class Broker:
     async def lapsed(self, limit: int = 100) -> Lapsed:
         """Return epochs past their deadline, or fenced and not yet emptied; reads only."""
         reply = await self.transport.call(self.scripts.lapsed, [self.keys.epochs], [limit])
-        return Lapsed(reply[0], [_text(epoch) for epoch in reply[1:]])
+        return Lapsed(reply[0], [name_of(epoch) for epoch in reply[1:]])
 
     async def reclaim(
         self,
@@ -404,7 +404,7 @@ class Broker:
             keys.workers,
         ]
         reply = await self.transport.call(self.scripts.reclaim, script_keys, args)
-        return GiveBack(_text(reply[0]), reply[1], reply[2:])
+        return GiveBack(name_of(reply[0]), reply[1], reply[2:])
 
     # --- time -----------------------------------------------------------------------------
 
@@ -466,7 +466,7 @@ class Broker:
             keys.crashes,
         ]
         args: list[Any] = [job_id, seen, record, ttl_s, int(foreign), keys.prefix]
-        return _text(await self.transport.call(self.scripts.cancel, script_keys, args))
+        return name_of(await self.transport.call(self.scripts.cancel, script_keys, args))
 
     async def locate(self, job_ids: Sequence[str]) -> list[tuple[bytes | None, str]]:
         """Read up to 100 records and where their ids are: `scheduled`, `dead`, `leased` or ``.
@@ -476,7 +476,7 @@ class Broker:
         keys = self.keys
         script_keys = [keys.scheduled, keys.dead, keys.epochs, *map(keys.job, job_ids)]
         reply = await self.transport.call(self.scripts.locate, script_keys, [keys.prefix, *job_ids])
-        return [(record, _text(where)) for record, where in reply]
+        return [(record, name_of(where)) for record, where in reply]
 
     async def revive(self, place: str, jobs: Sequence[tuple[str, bytes]]) -> list[str]:
         """Put failed jobs, (id, new record), back into one place; returns ids that were not dead.
@@ -558,7 +558,7 @@ class Broker:
             [keys.specials, keys.specials_version],
             [int(ttl_s * 1000), *tasks],
         )
-        self.specials = Specials(_text(version), frozenset(map(_text, names)))
+        self.specials = Specials(name_of(version), frozenset(map(name_of, names)))
         return self.specials
 
     async def sort(
@@ -640,9 +640,9 @@ class Broker:
             leased=leased,
             cancelled_waiting=cancelled,
             waiting=waiting,
-            places=[Waiting(_text(place), common + own) for place, common, own in lists],
+            places=[Waiting(name_of(place), common + own) for place, common, own in lists],
             counters={
-                _text(name): _number(count)
+                name_of(name): _number(count)
                 for name, count in zip(counters[::2], counters[1::2], strict=True)
             },
         )

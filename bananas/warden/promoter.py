@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from bananas.broker import name_of
 from bananas.placement import find_places
 
 if TYPE_CHECKING:
@@ -60,4 +61,4 @@ class Promoter:
         found = await self._broker.transport.command(
             "SRANDMEMBER", keys.places(), _MAX_PLACES, repeat=True
         )
-        self._served = tuple(dict.fromkeys((*self._own, *map(bytes.decode, found))))
+        self._served = tuple(dict.fromkeys((*self._own, *map(name_of, found))))

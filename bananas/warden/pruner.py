@@ -7,7 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from bananas.broker import MAX_JOBS
+from bananas.broker import MAX_JOBS, name_of
 from bananas.keys import DEFAULT_ROUTING_KEY
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Pruner:
         specials = await broker.specialise(1)
         places = await broker.transport.command("SMEMBERS", keys.places(), repeat=True)
         moved = 0
-        for name in map(bytes.decode, places):
+        for name in map(name_of, places):
             match = _match_special(name)
             if match is None or match["task"] in specials.tasks:
                 continue
@@ -91,7 +91,7 @@ class Pruner:
         self._cursor, found = await broker.transport.command(
             "SSCAN", keys.places(), self._cursor, "COUNT", _LOOKED_AT, repeat=True
         )
-        names = [name for name in map(bytes.decode, found) if _routing_key(name) not in served]
+        names = [name for name in map(name_of, found) if _routing_key(name) not in served]
         forgotten = 0
         for begin in range(0, len(names), _AT_ONCE):
             count = await broker.vacate(names[begin : begin + _AT_ONCE], epochs)

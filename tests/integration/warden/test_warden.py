@@ -136,6 +136,20 @@ async def test_no_place_is_forgotten_while_a_worker_does_not_tell_what_it_serves
     assert await pruner.forget_places() == 1
 
 
+async def test_a_place_whose_name_is_no_text_keeps_no_other_from_its_turn(bench: Bench) -> None:
+    """Somebody's hand again: lists are given up, places forgotten and learned beside it."""
+    own, common = place("normal", "default", "alone"), place("normal")
+    bench.redis.sadd(bench.keys.places(), b"\xff", own, place("normal", "acme"))
+    bench.redis.lpush(bench.keys.waiting(own), "left")
+    warden = bench.warden(scheduler=False)
+    assert await warden.pruner.give_up_lists() == 1
+    assert bench.redis.lrange(bench.keys.waiting(common), 0, -1) == [b"left"]
+    assert await warden.pruner.forget_places() == 1
+    await warden.promoter.learn_places()
+    assert common in warden.promoter._served
+    bench.drift_allowed = 1  # what another program pushed, before a worker settles it
+
+
 async def test_lapsed_epochs_are_swept_after_one_lease(bench: Bench) -> None:
     """A host that nobody beats for: its jobs come back uncharged, one lease after our start."""
     jobs = [await bench.app.client.submit("t") for _ in range(3)]
