@@ -21,6 +21,7 @@ import click
 
 from bananas.speedups import COMPILED
 from benchmarks import ROOT
+from benchmarks.instructions import server
 from benchmarks.instructions.cases import BATCH, CASES
 
 HERE: Final = Path(__file__).parent
@@ -48,14 +49,40 @@ def counted(words: list[str], environment: dict[str, str] | None = None) -> int:
             cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0", **(environment or {})},
             capture_output=True, text=True, timeout=_RUN_S, check=False,
         )  # fmt: skip
-        found = re.search(r"I\s+refs:\s+([\d,]+)", log.read_text(errors="replace"))
-    if done.returncode or found is None:
+        count = read(log)
+    if done.returncode or count is None:
         raise click.ClickException(f"{' '.join(words)} failed: {done.stderr[-1000:]}")
-    return int(found[1].replace(",", ""))
+    return count
+
+
+def read(log: Path) -> int | None:
+    """Return the count in valgrind's log, None when there is none."""
+    found = re.search(r"I\s+refs:\s+([\d,]+)", log.read_text(errors="replace"))
+    return int(found[1].replace(",", "")) if found else None
+
+
+def count_server(name: str) -> float:
+    """Return the server's instructions a job of one case.
+
+    Raises:
+        click.ClickException: The server did not stop in order.
+    """
+    counts: list[int] = []
+    for jobs in (server.FEW, server.MANY):
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            server.drive(name, jobs, log)
+            count = read(log)
+        if count is None:
+            raise click.ClickException(f"{name}: the server was not counted to its end")
+        counts.append(count)
+    return (counts[1] - counts[0]) / (server.MANY - server.FEW)
 
 
 def count_case(name: str, core: str) -> float:
-    """Return the instructions a job of one case, over one core."""
+    """Return the instructions a job of one case, over one core or in the server."""
+    if core == "server":
+        return count_server(name)
     environment = {"BANANAS_PURE": "1"} if core == "pure" else {}
     run = [sys.executable, "-m", "benchmarks.instructions.cases", name]
     few, many = (counted([*run, str(batches)], environment) for batches in (FEW, MANY))
@@ -70,6 +97,7 @@ def main(*, only: str | None, write: bool, as_json: bool) -> None:
     """Count the instructions a job takes; status 1 when one takes over 10 % more than budgeted."""
     cores = ("compiled", "pure") if COMPILED else ("pure",)
     names = [f"{case}.{core}" for case in CASES for core in cores]
+    names += [f"{case}.server" for case in server.CASES if server.here()]
     if only is not None:
         names = [name for name in names if any(word in name for word in only.split(","))]
     budget: dict[str, int] = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.instructions import __main__ as counter
+from benchmarks.instructions import server
 from benchmarks.instructions.cases import CASES
 
 
@@ -20,7 +21,8 @@ async def test_a_case_does_its_batches(name: str) -> None:
 def test_every_case_has_a_budget() -> None:
     """Else a case could grow unseen."""
     budget = json.loads(counter.BUDGET.read_text())
-    assert sorted(budget) == sorted(f"{c}.{core}" for c in CASES for core in ("compiled", "pure"))
+    cases = [f"{case}.{core}" for case in CASES for core in ("compiled", "pure")]
+    assert sorted(budget) == sorted([*cases, *(f"{case}.server" for case in server.CASES)])
 
 
 @pytest.mark.parametrize(("grown", "status"), [(1.0, 0), (1.09, 0), (1.11, 1), (0.5, 0)])
