@@ -59,8 +59,8 @@ class Drift:
         """What it may come from."""
         if self.unexplained > 0:
             return (
-                "the counters may have been deleted, or another program pushed ids twice; "
-                "nothing is lost"
+                "the counters may have been deleted, or another program pushed ids twice or "
+                "without a record; nothing is lost"
             )
         return (
             "keys were deleted by hand, evicted, or lost in a failover of the server: is "
