@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -46,14 +49,16 @@ def _picked(text: str | None, known: dict[str, Any], what: str) -> list[Any]:
 @click.option(
     "--jobs",
     type=click.IntRange(100),
-    default=10_000,
+    default=3_000,
     show_default=True,
-    help="Of peers; bananas gets ten times as many, or its run would be over at once.",
+    help="Times the scale of a peer: the fast ones get more, so that all drain for about as long.",
 )
 @click.option("--probes", type=click.IntRange(10), default=200, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--limit-s", type=float, default=1_500.0, show_default=True, help="When to stop.")
 @click.option("--no-history", is_flag=True, help="Do not keep the figures.")
 @click.option("--readme", is_flag=True, help="Put table and plot into benchmarks/peers too.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Where to draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON.")
 def main(  # noqa: PLR0913 - one a flag
     *,
@@ -62,8 +67,10 @@ def main(  # noqa: PLR0913 - one a flag
     jobs: int,
     probes: int,
     repeats: int,
+    limit_s: float,
     no_history: bool,
     readme: bool,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the peers side by side; the first run installs them, below build/peers."""
@@ -80,22 +87,33 @@ def main(  # noqa: PLR0913 - one a flag
     }
     samples: Samples = {}
     free: list[float] = []
-    for repeat in range(repeats):
-        for measured in measures:  # interleaved: a busy neighbour is shared by all peers
-            for peer in peers:
-                free.append(free_share())
-                figures = _take(peer, measured, jobs, probes, f"{repeat + 1}/{repeats}")
-                if figures is not None:
-                    samples.setdefault(measured.name, {}).setdefault(peer.name, []).append(figures)
+    began_s = time.monotonic()
+    # Interleaved, so that a busy neighbour is shared by all peers, and so that what is left out
+    # when the time is up is left out for all.
+    for repeat, measured in product(range(repeats), measures):
+        spent_s = time.monotonic() - began_s
+        if spent_s > limit_s:
+            click.echo(f"{repeat + 1}/{repeats} {measured.title}: the time is up", err=True)
+            continue
+        for peer in peers:
+            free.append(free_share())
+            turn = f"{time.monotonic() - began_s:4.0f} s  {repeat + 1}/{repeats}"
+            figures = _take(peer, measured, jobs, probes, turn)
+            if figures is not None:
+                samples.setdefault(measured.name, {}).setdefault(peer.name, []).append(figures)
     run |= {"samples": samples, "load_at_end": load(), "free_shares": free}
-    figures = f"{table(samples, measures, peers)}\n\n{_said(run)}"
+    run["seconds"] = round(time.monotonic() - began_s, 1)
+    text = f"{table(samples, measures, peers)}\n\n{_said(run)}"
     kind = f"peers-{machine_kind(run['conditions'])}"
     if not no_history:
         append_history(HISTORY, kind, run)
     if readme:
-        README.write_text(put_in(README.read_text(), figures))
         plot(samples, measures, peers, HERE / "peers.svg")
-    click.echo(json.dumps(run, indent=2) if as_json else figures)
+        shown = f"![Each measure by peer](peers.svg)\n\n{text}"
+        README.write_text(put_in(README.read_text(), shown))
+    if picture is not None:
+        plot(samples, measures, peers, picture)
+    click.echo(json.dumps(run, indent=2) if as_json else text)
 
 
 def _is_installed(peer: Peer) -> bool:
@@ -108,17 +126,24 @@ def _is_installed(peer: Peer) -> bool:
 
 
 def _take(peer: Peer, measured: Measure, jobs: int, probes: int, turn: str) -> Figures | None:
+    """Measure a peer in each of its ways, and return the figures of the best."""
     if not measured.applies(peer):
         return None
-    try:
-        with Stage(peer) as stage:
-            figures = measured.take(stage, peer, jobs * (1 if peer.version else 10), probes)
-    except (StageError, OSError) as error:
-        click.echo(f"{turn} {measured.title}, {peer.name}: failed: {error}", err=True)
+    taken: list[Figures] = []
+    for way in measured.ways(peer):
+        try:
+            with Stage(peer) as stage:
+                figures = measured.take(stage, peer, way, int(jobs * peer.scale), probes)
+        except (StageError, OSError, TimeoutExpired) as error:
+            click.echo(f"{turn} {measured.title}, {peer.name}: failed: {error}", err=True)
+            continue
+        shown = ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        click.echo(f"{turn} {measured.title}, {peer.name}: {shown}", err=True)
+        taken.append(figures)
+    if not taken:
         return None
-    shown = ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
-    click.echo(f"{turn} {measured.title}, {peer.name}: {shown}", err=True)
-    return figures
+    best = max if measured.better == "more" else min
+    return best(taken, key=lambda figures: figures[measured.figure])
 
 
 def _said(run: dict[str, Any]) -> str:
@@ -129,8 +154,9 @@ def _said(run: dict[str, Any]) -> str:
         f"cores, {known['system']}; before each sample {free[len(free) // 2]:.0%} "
         f"({free[0]:.0%} to {free[-1]:.0%}) of the cores were free. Python {known['python']}; "
         f"{known['servers'][0]}, TCP loopback, no persistence.\n"
-        f"{run['parameters']['jobs']:,} jobs of 200 bytes (bananas ten times as many), "
-        f"{run['parameters']['repeats']} repeats, interleaved: median (min to max)."
+        f"{run['parameters']['jobs']:,} jobs of 200 bytes times the scale of a peer, "
+        f"{run['parameters']['probes']} probes, {run['parameters']['repeats']} repeats, "
+        f"interleaved: median (min to max). CPU in µs a job. {run['seconds']:,.0f} s in all."
     )
 
 

@@ -74,15 +74,19 @@ def environment(peer: Peer, port: int, board: Path, number: int) -> dict[str, st
     """Return the variables of a peer's processes."""
     kept = {name: text for name, text in os.environ.items() if "BANANAS" not in name}
     paths = [PROGRAMS] if peer.version else [PROGRAMS, ROOT]
-    return kept | {
-        "PEER_PORT": str(port),
-        VARIABLE: str(board),
-        "PEER_NUMBER": str(number),
-        "PEER_MODULES": str(home(peer)),
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "BANANAS_REDIS_URL": f"redis://127.0.0.1:{port}/0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    return (
+        kept
+        | {
+            "PEER_PORT": str(port),
+            VARIABLE: str(board),
+            "PEER_NUMBER": str(number),
+            "PEER_MODULES": str(home(peer)),
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "BANANAS_REDIS_URL": f"redis://127.0.0.1:{port}/0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        | peer.variables
+    )
 
 
 def _run(*argv: str, cwd: Path | None = None) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.peers.peers import Peer
+    from benchmarks.peers.peers import Peer, Way
     from benchmarks.peers.stage import Figures, Stage
 
 _SINGLY: Final = 5
 """Single submissions take long: a fifth of the jobs will do."""
+_WEIGHED: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Measure:
         figure: The one that the table shows first.
         better: Whether more of it is better.
         kind: The kind of job that a peer must have.
-        take: Measures: stage, peer, jobs, probes.
+        take: Measures: stage, peer, way, jobs, probes.
         bulk: Whether a peer must have a bulk call.
     """
 
@@ -34,8 +35,12 @@ class Measure:
     figure: str
     better: str
     kind: str
-    take: Callable[[Stage, Peer, int, int], Figures]
+    take: Callable[[Stage, Peer, Way | None, int, int], Figures]
     bulk: bool = False
+
+    def ways(self, peer: Peer) -> tuple[Way | None, ...]:
+        """Return the ways of a peer that are tried; the best one counts."""
+        return peer.workers[_kind_of(self.kind, peer)] if "drain" in self.title else (None,)
 
     def applies(self, peer: Peer) -> bool:
         """Tell whether a peer can do this."""
@@ -52,27 +57,28 @@ def _kind_of(kind: str, peer: Peer) -> str:
     return kind
 
 
-def _enqueue(stage: Stage, peer: Peer, jobs: int, _probes: int) -> Figures:
+def _enqueue(stage: Stage, peer: Peer, _way: Way | None, jobs: int, _probes: int) -> Figures:
     return stage.enqueue(_kind_of("any", peer), jobs // _SINGLY, "one")
 
 
-def _enqueue_bulk(stage: Stage, peer: Peer, jobs: int, _probes: int) -> Figures:
+def _enqueue_bulk(stage: Stage, peer: Peer, _way: Way | None, jobs: int, _probes: int) -> Figures:
     return stage.enqueue(_kind_of("any", peer), jobs, "many")
 
 
-def _drain(kind: str) -> Callable[[Stage, Peer, int, int], Figures]:
-    def take(stage: Stage, peer: Peer, jobs: int, _probes: int) -> Figures:
-        return stage.drain(_kind_of(kind, peer), jobs)
+def _drain(kind: str) -> Callable[[Stage, Peer, Way | None, int, int], Figures]:
+    def take(stage: Stage, peer: Peer, way: Way | None, jobs: int, _probes: int) -> Figures:
+        assert way is not None
+        return stage.drain(_kind_of(kind, peer), jobs, way)
 
     return take
 
 
-def _latency(stage: Stage, _peer: Peer, _jobs: int, probes: int) -> Figures:
+def _latency(stage: Stage, _peer: Peer, _way: Way | None, _jobs: int, probes: int) -> Figures:
     return stage.latency(probes)
 
 
-def _memory(stage: Stage, peer: Peer, jobs: int, _probes: int) -> Figures:
-    return stage.waiting_bytes(_kind_of("any", peer), min(jobs, 10_000))
+def _memory(stage: Stage, peer: Peer, _way: Way | None, jobs: int, _probes: int) -> Figures:
+    return stage.waiting_bytes(_kind_of("any", peer), min(jobs, _WEIGHED))
 
 
 _RATE: Final = ("per_s", "more")

@@ -9,8 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-PROCESSES: Final = 2
-"""Worker processes of each peer: as many as the machine has cores."""
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to set a peer's workers up.
+
+    Attributes:
+        processes: Worker processes in all.
+        count: How often the command is started.
+        words: The command.
+    """
+
+    processes: int
+    count: int
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,27 +31,34 @@ class Peer:
 
     Attributes:
         name: As its authors write it.
-        version: What is installed, exactly.
-        packages: Further requirements, exact too.
-        workers: By kind of job, the command of one worker, and how many of them are started.
-        bulk: Whether it has a call for many jobs at once.
+        version: What is installed, exactly; empty = this project.
+        workers: By kind of job, the ways to be tried; the best counts.
         settings: How it is set up, in words.
+        scale: How many times the jobs of the run it gets, so that all drain for about as long.
+        packages: Further requirements, exact too.
+        bulk: Whether it has a call for many jobs at once.
         node: Runs on node, installed by npm.
+        extras: Of its package.
+        variables: Of its processes' environment.
+        file: The stem of its program, where its name is not.
     """
 
     name: str
     version: str
-    workers: dict[str, tuple[int, tuple[str, ...]]]
+    workers: dict[str, tuple[Way, ...]]
     settings: str
+    scale: float = 1.0
     packages: tuple[str, ...] = ()
     bulk: bool = False
     node: bool = False
-    extras: str = field(default="")
+    extras: str = ""
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+    file: str = ""
 
     @property
     def key(self) -> str:
         """Its name in files and on the command line."""
-        return self.name.lower()
+        return self.name.lower().replace(" ", "-")
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -51,43 +70,57 @@ class Peer:
     @property
     def program(self) -> str:
         """The file of its program."""
-        return f"with_{self.key}.{'mjs' if self.node else 'py'}"
+        return f"with_{self.file or self.key}.{'mjs' if self.node else 'py'}"
 
 
-def _all(kinds: str, count: int, *command: str) -> dict[str, tuple[int, tuple[str, ...]]]:
-    return dict.fromkeys(kinds.split(), (count, command))
+Workers = dict[str, tuple[Way, ...]]
 
 
+def _inside(kinds: str, command: str) -> Workers:
+    """One command that makes one process or two: `{n}` says how many."""
+    ways = tuple(Way(n, 1, tuple(command.format(n=n).split())) for n in (1, 2))
+    return dict.fromkeys(kinds.split(), ways)
+
+
+def _beside(kinds: str, command: str) -> Workers:
+    """A command that makes one process, started once or twice."""
+    ways = tuple(Way(n, n, tuple(command.split())) for n in (1, 2))
+    return dict.fromkeys(kinds.split(), ways)
+
+
+_BANANAS: Final = _inside(
+    "async sync sleep probe",
+    "bananas worker with_bananas:app --procs {n} --concurrency 100 --log-level warning",
+)
 _CELERY: Final = (
-    *("celery", "-A", "with_celery", "worker", "-l", "error"),
-    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    "celery -A with_celery worker -l error --without-gossip --without-mingle --without-heartbeat"
 )
 
 PEERS: Final = (
     Peer(
         "bananas",
         "",
-        _all(
-            "async sync sleep probe",
-            1,
-            "bananas",
-            "worker",
-            "with_bananas:app",
-            "--procs",
-            str(PROCESSES),
-            "--concurrency",
-            "50",
-            "--log-level",
-            "warning",
-        ),
-        "2 supervised processes, concurrency 50, all guarantees on, completed records not kept",
+        _BANANAS,
+        "supervised processes, concurrency 100 each, all guarantees on, completed records not kept",
+        scale=20,
         bulk=True,
+    ),
+    Peer(
+        "bananas pure",
+        "",
+        _BANANAS,
+        "the same without its compiled core",
+        scale=10,
+        bulk=True,
+        variables={"BANANAS_PURE": "1"},
+        file="bananas",
     ),
     Peer(
         "BullMQ",
         "6.7.0",
-        _all("async sleep probe", PROCESSES, "work", "200"),
-        "2 processes of node, concurrency 200 each, removeOnComplete",
+        _beside("async sleep probe", "work 200"),
+        "processes of node, concurrency 200 each, removeOnComplete",
+        scale=4,
         packages=("ioredis@6.0.0",),
         bulk=True,
         node=True,
@@ -95,75 +128,70 @@ PEERS: Final = (
     Peer(
         "Dramatiq",
         "2.2.1",
-        _all("sync probe", 1, "dramatiq", "with_dramatiq", "-p", "2", "-t", "8")
-        | _all("sleep-sync", 1, "dramatiq", "with_dramatiq", "-p", "2", "-t", "50"),
-        "2 processes of 8 threads (50 for jobs of 1 ms); at least once",
+        _inside("sync probe", "dramatiq with_dramatiq -p {n} -t 8")
+        | _inside("sleep-sync", "dramatiq with_dramatiq -p {n} -t 100"),
+        "8 threads a process (100 for jobs of 1 ms); at least once",
+        scale=2,
         extras="[redis]",
     ),
     Peer(
         "taskiq",
         "0.13.0",
-        _all(
+        _inside(
             "async sync sleep probe",
-            1,
-            "taskiq",
-            "worker",
-            "with_taskiq:broker",
-            "--workers",
-            "2",
-            "--max-async-tasks",
-            "100",
-            "--log-level",
-            "ERROR",
+            "taskiq worker with_taskiq:broker --workers {n} --max-async-tasks 100 "
+            "--max-prefetch 100 --log-level ERROR",
         ),
-        "ListQueueBroker, 2 workers, 100 tasks at once each; at most once",
-        packages=("taskiq-redis==1.2.4",),
+        "ListQueueBroker, 100 tasks at once and 100 prefetched a worker, uvloop, orjson; "
+        "at most once",
+        scale=2,
+        packages=("taskiq-redis==1.2.4", "orjson"),
     ),
     Peer(
         "huey",
         "3.5.4",
-        _all("sync probe", 1, "huey_consumer", "with_huey.huey", "-k", "process", "-w", "2", "-q")
-        | _all(
-            "sleep-sync", 1, "huey_consumer", "with_huey.huey", "-k", "thread", "-w", "100", "-q"
-        ),
-        "2 processes (100 threads for jobs of 1 ms), results off; at most once",
+        _inside("sync probe", "huey_consumer with_huey.huey -k process -w {n} -q -n")
+        | _beside("sleep-sync", "huey_consumer with_huey.huey -k thread -w 100 -q -n"),
+        "processes (of 100 threads for jobs of 1 ms), results off, no periodic tasks; at most once",
+        scale=2,
         packages=("redis",),
     ),
     Peer(
         "SAQ",
         "0.26.4",
-        _all("async sleep probe", PROCESSES, "saq", "with_saq.settings", "--quiet"),
-        "2 workers, 100 jobs at once each, results not kept",
+        _beside("async sleep probe", "saq with_saq.settings --quiet"),
+        "100 jobs at once a worker, results not kept, uvloop, orjson",
         extras="[redis,hiredis]",
-        packages=("typing_extensions",),  # which it imports and does not ask for
+        packages=("typing_extensions", "orjson"),  # the first it imports and does not ask for
     ),
     Peer(
         "arq",
         "0.28.0",
-        _all("async sleep probe", PROCESSES, "arq", "with_arq.WorkerSettings"),
-        "2 workers, 100 jobs at once each, polled every 10 ms, results not kept",
+        _beside("async sleep probe", "arq with_arq.WorkerSettings"),
+        "100 jobs at once a worker, polled every 10 ms, results not kept, uvloop",
     ),
     Peer(
         "streaQ",
         "7.2.0",
-        _all("async sleep probe", 1, "streaq", "run", "with_streaq:worker", "--workers", "2"),
-        "2 workers, 100 tasks at once each, results not kept",
+        _inside("async sleep probe", "streaq run with_streaq:worker --workers {n}"),
+        "100 tasks at once a worker, results not kept, uvloop",
         bulk=True,
     ),
     Peer(
         "Celery",
         "5.7.0",
-        _all("sync probe", 1, *_CELERY, "-c", "2")
-        | _all("sleep-sync", 1, *_CELERY, "-P", "threads", "-c", "100"),
-        "prefork of 2, prefetch 100 (100 threads for jobs of 1 ms), results off, no gossip, "
-        "acknowledged early (its default)",
+        _inside("sync probe", f"{_CELERY} -c {{n}}")
+        | _beside("sleep-sync", f"{_CELERY} -P threads -c 100"),
+        "prefork (100 threads for jobs of 1 ms), prefetch 100 a process, results and events off, "
+        "no gossip, no rate limits, acknowledged early (its default)",
         extras="[redis]",
     ),
     Peer(
         "RQ",
         "3.0.0",
-        _all("sync sleep-sync probe", PROCESSES, "python", "with_rq.py", "work"),
-        "2 SimpleWorkers (no fork a job), one job at a time each, results not kept",
+        _beside("sync sleep-sync probe", "python with_rq.py work"),
+        "SimpleWorkers (no fork a job), one job at a time each, results not kept",
+        scale=0.5,
         bulk=True,
     ),
 )

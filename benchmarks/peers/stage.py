@@ -20,7 +20,7 @@ from benchmarks.peers.board import Board
 from servers import Server
 
 if TYPE_CHECKING:
-    from benchmarks.peers.peers import Peer
+    from benchmarks.peers.peers import Peer, Way
 
 Figures = dict[str, float]
 
@@ -80,28 +80,31 @@ class Stage:
         after = int(self._info("memory")["used_memory"])
         return {"bytes": (after - before) / count}
 
-    def drain(self, kind: str, count: int) -> Figures:
+    def drain(self, kind: str, count: int, way: Way) -> Figures:
         """Jobs wait; workers start. The clock runs from the tenth part done to the last.
 
         So neither the start of processes counts, nor an import; CPU is of the same stretch.
         """
         how = "many" if self._peer.bulk else "one"
         self._client("enqueue", kind, str(count), how)
-        self._start_workers(kind)
+        self._start_workers(way)
         first = self._await(count // 10)
         began_s, worker_s, server_s = time.perf_counter(), self._cpu_s(), self._server_cpu_s()
         self._await(count)
         seconds = time.perf_counter() - began_s
         done = count - first
+        if not done:
+            raise StageError(f"{count} jobs were done before a look: give it more")
         return {
             "per_s": done / seconds,
             "worker_us": (self._cpu_s() - worker_s) / done * 1e6,
             "server_us": (self._server_cpu_s() - server_s) / done * 1e6,
+            "processes": way.processes,
         }
 
     def latency(self, count: int) -> Figures:
         """Submit one job at a time to idle workers; from before the call to the first line."""
-        self._start_workers("probe")
+        self._start_workers(self._peer.workers["probe"][-1])
         self._client("enqueue", "probe", "20", "one")
         self._await(20)
         self.board.clear()
@@ -115,12 +118,11 @@ class Stage:
         board = self._folder / "board"
         return homes.environment(self._peer, self.server.port, board, number)
 
-    def _start_workers(self, kind: str) -> None:
-        count, words = self._peer.workers[kind]
+    def _start_workers(self, way: Way) -> None:
         log = self._stack.enter_context((self._folder / "log").open("ab"))
-        for number in range(count):
+        for number in range(way.count):
             process = subprocess.Popen(
-                homes.command(self._peer, words),
+                homes.command(self._peer, way.words),
                 cwd=homes.PROGRAMS,
                 env=self._environment(number),
                 stdin=subprocess.DEVNULL,

@@ -17,10 +17,71 @@ Samples = dict[str, dict[str, list["Figures"]]]
 """By measure, by peer."""
 
 _COSTS: Final = (("worker_us", "worker"), ("client_us", "client"), ("server_us", "server"))
+_NO_OP: Final = ("async", "sync")
+_COLUMNS: Final = (
+    (("enqueue",), "per_s", "enqueue/s"),
+    (("bulk",), "per_s", "in bulk/s"),
+    (("async",), "per_s", "drain async/s"),
+    (("sync",), "per_s", "drain blocking/s"),
+    (("sleep",), "per_s", "drain 1 ms/s"),
+    (_NO_OP, "worker_us", "worker µs a no-op"),
+    (_NO_OP, "server_us", "server µs a no-op"),
+    (("latency",), "p50_ms", "idle p50 ms"),
+    (("latency",), "p99_ms", "idle p99 ms"),
+    (("memory",), "bytes", "bytes a waiting job"),
+)
+"""At a glance: the measures (of the first that a peer has), the figure, the head."""
+_OURS: Final = "bananas"
 
 
 def table(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer]) -> str:
-    """Return a markdown table a measure, best first, with what stands behind bananas' multiple."""
+    """Return all at a glance, then a table a measure with its spread and its costs."""
+    return "\n".join([*_glance(samples, peers), *_details(samples, measures, peers)])
+
+
+def _glance(samples: Samples, peers: Sequence[Peer]) -> list[str]:
+    """A row a peer, a column a figure; the best of each column stands out."""
+    heads: list[str] = []
+    cells: dict[str, list[str]] = {peer.name: [] for peer in peers}
+    against: list[str] = []
+    for measures, figure, head in _COLUMNS:
+        column: dict[str, float] = {}
+        for measure in reversed(measures):
+            rows = samples.get(measure, {})
+            column |= {name: middle(taken, figure) for name, taken in rows.items()}
+        if not column:
+            continue
+        heads.append(head)
+        best = _best(column, figure)
+        for name, row in cells.items():
+            text = _number(column[name], figure) if name in column else ""
+            row.append(f"**{text}** ◀" if name == best else text)
+        against.append(_against(column, figure))
+    return [
+        "| peer | " + " | ".join(heads) + " |",
+        "|---" + "|---:" * len(heads) + "|",
+        *(f"| {name} | " + " | ".join(row) + " |" for name, row in cells.items()),
+        "| *bananas to the best peer* | " + " | ".join(against) + " |",
+    ]
+
+
+def _best(column: dict[str, float], figure: str) -> str:
+    return (max if figure == "per_s" else min)(column, key=lambda name: column[name])
+
+
+def _against(column: dict[str, float], figure: str) -> str:
+    """Say how bananas stands to the best of the others, and who wins where it does not."""
+    others = {name: value for name, value in column.items() if not name.startswith(_OURS)}
+    if _OURS not in column or not others:
+        return ""
+    rival = _best(others, figure)
+    times = column[_OURS] / others[rival]
+    times = times if figure == "per_s" else 1 / times
+    return f"{times:.2g} × {rival}" if times >= 1 else f"{rival} wins: {1 / times:.2g} ×"  # noqa: RUF001 - times
+
+
+def _details(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer]) -> list[str]:
+    """A table a measure, best first, with what stands behind it."""
     parts: list[str] = []
     for measure in measures:
         found = samples.get(measure.name, {})
@@ -34,19 +95,23 @@ def table(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer]) 
         costs = [cost for cost in _COSTS if any(cost[0] in rows[0] for _, rows in ranked)]
         if "p99_ms" in ranked[0][1][0]:
             costs = [("p99_ms", "p99 ms")]
-        heads = ["peer", measure.title.rsplit(", ", 1)[-1], *(head for _, head in costs), ""]
+        ways = "processes" in ranked[0][1][0]
+        heads = ["peer", measure.title.rsplit(", ", 1)[-1], *(head for _, head in costs)]
+        heads += (["processes"] if ways else []) + ["bananas is better by"]
         parts += [
             f"\n**{measure.title}**\n",
             "| " + " | ".join(heads) + " |",
             "|---" + "|---:" * (len(heads) - 1) + "|",
         ]
-        ours = next((rows for peer, rows in ranked if not peer.version), None)
+        ours = found.get(_OURS)
         for peer, rows in ranked:
             cells = [peer.name, _cell(rows, measure.figure)]
             cells += [_cell(rows, figure) for figure, _ in costs]
-            cells.append(_multiple(measure, ours, rows) if peer.version else "")
+            if ways:
+                cells.append("/".join(sorted({f"{row['processes']:.0f}" for row in rows})))
+            cells.append("" if peer.name == _OURS else _multiple(measure, ours, rows))
             parts.append("| " + " | ".join(cells) + " |")
-    return "\n".join(parts).strip()
+    return parts
 
 
 def middle(rows: Sequence[Figures], figure: str) -> float:
@@ -100,11 +165,17 @@ def plot(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer], p
         )
         for row, name in enumerate(names):
             values = [figures[measure.figure] for figures in found[name]]
-            color = "#e5b92b" if name == "bananas" else "#9db4c0"
+            color = {_OURS: "#e5b92b", f"{_OURS} pure": "#f3dd96"}.get(name, "#9db4c0")
             panel.barh(row, median(values), color=color)
             panel.plot([min(values), max(values)], [row, row], color="#333", linewidth=1.2)
+            text = " " + _number(median(values), measure.figure)
+            panel.text(max(values), row, text, va="center", fontsize="x-small")
         panel.set_yticks(range(len(names)), names)
         panel.set_xscale("log")
+        least = min(middle(found[name], measure.figure) for name in names)
+        panel.set_xlim(least / 2, panel.get_xlim()[1] * 2.5)  # all bars are to be seen
+        panel.xaxis.set_major_formatter(lambda value, _at: f"{value:,.10g}")
+        panel.xaxis.set_minor_formatter(lambda _value, _at: "")
         panel.set_title(measure.title + f" ({measure.better} is better)", fontsize="small")
     for spare in range(len(shown), down * across):
         panels[spare // across][spare % across].set_axis_off()

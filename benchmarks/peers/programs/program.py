@@ -1,6 +1,6 @@
 """The part that all programs share: what to submit, how it is timed, how a probe waits.
 
-Runs in the interpreter of a peer: the standard library, and the board.
+Runs in the interpreter of a peer: the standard library, uvloop, and the board.
 
     with_PEER.py enqueue KIND COUNT one|many    prints {"seconds": …, "cpu_s": …}
     with_PEER.py probe COUNT PAUSE_S            prints {"latencies_ms": […]}
@@ -20,6 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import board as boards
+import uvloop
+
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for every peer that lets it
 
 PORT = int(os.environ["PEER_PORT"])
 URL = f"redis://127.0.0.1:{PORT}/0"

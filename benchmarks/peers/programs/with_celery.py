@@ -12,6 +12,8 @@ app.conf.update(
     task_ignore_result=True,
     worker_prefetch_multiplier=100,
     worker_send_task_events=False,
+    worker_disable_rate_limits=True,
+    worker_enable_remote_control=False,
     broker_connection_retry_on_startup=True,
     task_serializer="json",
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 from program import URL, board, main
 from saq import Queue
 
-queue = Queue.from_url(URL)
+queue = Queue.from_url(URL, dump=orjson.dumps, load=orjson.loads, max_concurrent_ops=100)
 
 
 async def noop_async(ctx, *, x):

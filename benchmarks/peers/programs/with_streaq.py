@@ -7,7 +7,7 @@ import asyncio
 from program import URL, board, main
 from streaq import Worker
 
-worker = Worker(redis_url=URL, concurrency=100, prefetch=100)
+worker = Worker(redis_url=URL, concurrency=100, prefetch=100, anyio_kwargs={"use_uvloop": True})
 
 
 @worker.task(name="async", ttl=0)

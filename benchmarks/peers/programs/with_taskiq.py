@@ -1,4 +1,4 @@
-"""taskiq over Redis lists: 100 tasks at once in each of two workers, results off."""
+"""taskiq over Redis lists: 100 tasks at once in each worker, results off."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import time
 
 from program import URL, board, main
+from taskiq.serializers import ORJSONSerializer
 from taskiq_redis import ListQueueBroker
 
-broker = ListQueueBroker(url=URL)
+broker = ListQueueBroker(url=URL).with_serializer(ORJSONSerializer())
 
 
 @broker.task(task_name="async")
