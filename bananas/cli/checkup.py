@@ -506,5 +506,5 @@ async def _judge_audit(report: Report, client: Client) -> None:
     if drift.missing:
         report.blame(
             f"{count(drift.missing)} waiting ids have no record",
-            "records were deleted, evicted or never written; workers fail such ids as they meet them",
+            "records were deleted, evicted or never written; workers fail such ids when they come",
         )
