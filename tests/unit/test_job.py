@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bananas.errors import DecodeError, FieldError
+from bananas.errors import DecodeError, FieldError, NewerRecordError
 from bananas.job import (
     STATUSES,
     Job,
@@ -223,3 +223,63 @@ def test_foreign_text_survives(text: str) -> None:
     job = Job(id=text, name=text).with_(description=text)
     again = Job.decode(job.encode("queue:normal"))
     assert (again.id, again.name, again.description) == (text, text, text)
+
+
+ORDINARY: dict[str, object] = {
+    "id": "j",
+    "name": "t",
+    "payload": {},
+    "status": "pending",
+    "priority": "normal",
+    "routing_key": "default",
+    "created_at": "2026-01-02T03:04:05.000006Z",
+    "updated_at": "2026-01-02T03:04:05.000006Z",
+    "attempts": 0,
+    "max_retries": 5,
+    "list": "queue:normal",
+}
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({"id": ""}, "id"),
+        ({"name": ""}, "name"),
+        ({"status": "odd"}, "status"),
+        ({"priority": "odd"}, "priority"),
+        ({"routing_key": "a b"}, "routing_key"),
+        ({"scheduled_for": "odd"}, "scheduled_for"),
+        ({"expires_at": "odd"}, "expires_at"),
+        ({"timeout_s": 0}, "timeout_s"),
+    ],
+)
+def test_one_odd_member_of_an_ordinary_record_is_found(odd: dict[str, object], reason: str) -> None:
+    """Each rule is looked at, whatever else there is nothing to be said about."""
+    data = json.dumps(ORDINARY | odd).encode()
+    with pytest.raises(DecodeError, match=reason):
+        Job.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("absent", "value"),
+    [("max_retries", 7), ("status", "pending"), ("priority", "normal"), ("routing_key", "default")],
+)
+def test_one_absent_member_of_an_ordinary_record_has_its_default(
+    absent: str, value: object
+) -> None:
+    """Whichever it is, though the rest be as we write it."""
+    members = {name: value for name, value in ORDINARY.items() if name != absent}
+    assert getattr(Job.decode(json.dumps(members).encode(), max_retries=7), absent) == value
+
+
+def test_an_unknown_member_that_cannot_be_read_is_found() -> None:
+    """It would be met too late otherwise, when somebody asks to see the job."""
+    data = json.dumps(ORDINARY).encode()[:-1] + b',"more":%b}' % (b"9" * 5000)
+    with pytest.raises(DecodeError, match="digits"):
+        Job.decode(data)
+
+
+def test_an_ordinary_record_of_a_newer_protocol_is_known_as_one() -> None:
+    """Its number alone tells, though every rule of ours is kept."""
+    with pytest.raises(NewerRecordError):
+        Job.decode(json.dumps(ORDINARY | {"protocol": 2}).encode())

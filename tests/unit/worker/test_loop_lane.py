@@ -75,9 +75,7 @@ class Yard:
 
     async def rested(self) -> None:
         """Wait until every runner rests."""
-        async with asyncio.timeout(5):
-            while self.lane.busy or (len(self.lane) and not self.gate.held):
-                await asyncio.sleep(0)
+        await reached(lambda: not self.lane.busy and (not len(self.lane) or self.gate.held))
 
 
 @asynccontextmanager
@@ -90,6 +88,13 @@ async def yard(runners: int = 2) -> AsyncIterator[Yard]:
         yield one
     finally:
         await one.lane.stop()
+
+
+async def reached(holds: Callable[[], object]) -> None:
+    """Give the others their turns until something holds."""
+    async with asyncio.timeout(5):
+        for _ in iter(lambda: bool(holds()), True):
+            await asyncio.sleep(0)
 
 
 async def nothing() -> None:
@@ -126,9 +131,7 @@ async def test_while_held_only_the_suspect_begins() -> None:
         one.lane.hold()
         one.put(one.attempt("a", nothing))
         one.lane.run_alone(one.attempt("s", nothing))
-        async with asyncio.timeout(5):
-            while one.lane.busy:
-                await asyncio.sleep(0)
+        await reached(lambda: not one.lane.busy)
         assert one.done == [b"s"]
         one.lane.unhold()
         await one.rested()
@@ -151,9 +154,7 @@ async def test_a_waiting_job_begins_beside_one_that_waits() -> None:
     release = asyncio.Event()
     async with yard(runners=3) as one:
         one.put(*(one.attempt(job_id, release.wait) for job_id in "abc"))
-        async with asyncio.timeout(5):
-            while len(one.slot.begun()) < 3:
-                await asyncio.sleep(0)
+        await reached(lambda: len(one.slot.begun()) == 3)
         release.set()
         await one.rested()
 
@@ -181,9 +182,7 @@ async def test_a_handler_past_its_limit_is_cancelled_once_and_failed(gathers: bo
             else one.attempt("late", stubborn, limit_s=0.5)
         )
         one.put(late, one.attempt("next", awaits))
-        async with asyncio.timeout(5):
-            while not late.started_s:
-                await asyncio.sleep(0)
+        await reached(lambda: late.started_s)
         for after_s in (0.4, 0.6, 0.7):
             one.lane.overdue(late.started_s + after_s)
             await asyncio.sleep(0)
@@ -209,9 +208,7 @@ async def test_a_handler_that_cancels_its_own_task_harms_no_other() -> None:
 
     async with yard(runners=1) as one:
         one.put(one.attempt("a", cancels_itself), one.attempt("b", awaits))
-        async with asyncio.timeout(5):
-            while len(one.done) < 2:
-                await asyncio.sleep(0)
+        await reached(lambda: len(one.done) == 2)
         assert one.done == [b"a", b"b"]
         await one.rested()
 
@@ -230,9 +227,7 @@ async def test_what_is_at_work_stands_in_shared_memory(gathers: bool) -> None:
             if gathers
             else one.attempt("a", waits, limit_s=30.0)
         )
-        async with asyncio.timeout(5):
-            while not one.slot.begun():
-                await asyncio.sleep(0)
+        await reached(one.slot.begun)
         (entry,) = one.slot.begun()
         now_ns = int(monotonic() * 1e9)
         assert entry.job_id == b"a"
@@ -267,9 +262,7 @@ async def test_a_job_given_back_while_it_runs_is_not_charged() -> None:
 
     async with yard() as one:
         one.put(one.attempt("a", waits))
-        async with asyncio.timeout(5):
-            while not one.lane.running():
-                await asyncio.sleep(0)
+        await reached(one.lane.running)
         one.lane.give_back_running()
         await one.rested()
         assert one.lease.settlement.released == [(b"a", "queue:normal")]
