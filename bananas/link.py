@@ -7,8 +7,11 @@ link ends itself for good, handing back what it still owes; it never reconnects.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+import sys
+import termios
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -33,6 +36,11 @@ _WRITE_HIGH_BYTES: Final = 1 << 20
 _KEEPALIVE_S: Final = 15
 _PROGRESS_BYTES: Final = 1 << 14
 """So much of an answer is a sign of life: a large one may take longer than its time."""
+
+_LARGE_BYTES: Final = 1 << 16
+"""From this on it is looked whether a request leaves at all: it may take longer than its time."""
+
+_LOOKS: Final = 10  # within the time of an answer
 
 # The stub of hiredis asks for a tuple of exactly one item.
 pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
@@ -132,6 +140,8 @@ class Link(asyncio.Protocol):
         self._wire: asyncio.Transport | None = None
         self._progress_at = 0.0  # last sign of life, or first call after a rest
         self._part_bytes = 0  # since then
+        self._unsent_bytes = 0  # of a large request, at its last sign of life
+        self._look_s = 0.0
         self.pending: deque[Call] = deque()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused = False
@@ -154,10 +164,40 @@ class Link(asyncio.Protocol):
         if not self.pending:
             self._progress_at = self._now()
         self.pending.extend(calls)
-        if len(calls) == 1:
-            wire.write(calls[0][1])
-        else:
-            wire.write(b"".join([call[1] for call in calls]))
+        data = calls[0][1] if len(calls) == 1 else b"".join([call[1] for call in calls])
+        wire.write(data)
+        if self._unsent_bytes:
+            self._unsent_bytes += len(data)
+        elif len(data) >= _LARGE_BYTES:
+            self._unsent_bytes = len(data)
+            self._look_s = calls[0][5] / _LOOKS
+            asyncio.get_running_loop().call_later(self._look_s, self._look)
+
+    @property
+    def uploading(self) -> bool:
+        """Whether a large request is on its way out and has given signs of life."""
+        return self._unsent_bytes > 0 and not self.lost.done()
+
+    def _look(self) -> None:
+        """Take it for a sign of life that a large request leaves: its answer cannot come before."""
+        if self.lost.done():
+            return
+        left = self._left_bytes()
+        if left == 0 or left <= self._unsent_bytes - _PROGRESS_BYTES:
+            self._unsent_bytes = left
+            self._progress_at = self._now()
+        if left:
+            asyncio.get_running_loop().call_later(self._look_s, self._look)
+
+    def _left_bytes(self) -> int:
+        """Return how many bytes the other side has not taken yet: ours and the system's."""
+        wire = self._wire
+        if wire is None:
+            return 0
+        queued = bytearray(4)
+        with suppress(OSError, AttributeError):  # not every system tells
+            fcntl.ioctl(wire.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return wire.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def sever(self, null: int) -> None:
         """Let our descriptor mean nothing, in a process that only has a copy of it."""

@@ -71,8 +71,9 @@ class Transport:
             url: As `bananas.address.parse_url` takes it; of a cluster, the address that it
                 gives for the prefix of the keys.
             client_name: Shown by CLIENT LIST; printable ASCII without spaces.
-            reply_timeout_s: A connection that owes an answer and gives none for this long is
-                dropped; a connection attempt may take as long. Seconds, > 0.
+            reply_timeout_s: A connection that owes an answer and gives none for this long, while
+                no large request or answer is moving, is dropped; a connection attempt may take
+                as long. Seconds, > 0.
             retry_window_s: How long a call is repeated before it fails; shorter than the
                 server's memory of request ids. Seconds, > 0.
             denied_window_s: How long refused credentials are tried again before calls fail;
@@ -331,9 +332,12 @@ class Transport:
             if link is not None and link.pending and now >= link.answer_due():
                 self.counters.timeouts += 1
                 link.drop(f"no answer for {link.pending[0][5]:g} s")
-        for calls in (self._queue, self._held):
-            self._expire(calls, now)
-        dues = [call[4] for call in (*self._queue, *self._held)]
+        dues: list[float] = []
+        # What waits behind a large request that is leaving waits for no outage.
+        if self._link is None or not self._link.uploading:
+            for calls in (self._queue, self._held):
+                self._expire(calls, now)
+            dues += [call[4] for call in (*self._queue, *self._held)]
         links = (self._link, self._detour.link)
         dues += [link.answer_due() for link in links if link is not None and link.pending]
         if dues:

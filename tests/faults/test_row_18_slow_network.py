@@ -16,6 +16,7 @@ from bananas.errors import BrokerUnavailableError
 from bananas.scripts import Script
 from bananas.transport import Transport
 from faults.proxy import Fault, FaultProxy
+from faults.throttle import Throttle
 from workbench import Bench
 
 if TYPE_CHECKING:
@@ -73,6 +74,45 @@ async def test_a_byte_a_second_is_given_up_in_time(server: Server, prefix: str) 
         await ask(transport, prefix, 2)
         await ask(transport, prefix, 1)
     assert effects(server, prefix) == 3
+
+
+async def test_a_large_request_may_take_its_time(server: Server, prefix: str) -> None:
+    """While it leaves, nothing is overdue, nor what waits behind it: it is sent once."""
+    async with (
+        Throttle(server.socket, 400_000) as line,
+        opened(line.url, reply_timeout_s=0.5, retry_window_s=1.0) as transport,
+    ):
+        await ask(transport, prefix, 0)
+        began_s = time.monotonic()
+        large = [asyncio.ensure_future(ask(transport, prefix, n, 600_000)) for n in (1, 2, 3)]
+        await asyncio.sleep(0.1)
+        await asyncio.gather(*large, *(ask(transport, prefix, n) for n in range(4, 14)))
+        assert time.monotonic() - began_s > 2.0, "the line was not slow"
+        counters = transport.counters
+        assert (counters.timeouts, counters.resends, counters.connects) == (0, 0, 1)
+    assert effects(server, prefix) == 14
+
+
+async def test_a_large_request_that_stops_leaving_is_given_up_in_time(
+    server: Server, prefix: str
+) -> None:
+    """A line that takes nothing more is dead after the time of an answer, as for small ones."""
+    async with (
+        Throttle(server.socket, 400_000) as line,
+        opened(line.url, reply_timeout_s=0.5, retry_window_s=1.0) as transport,
+    ):
+        await ask(transport, prefix, 0)
+        call = asyncio.ensure_future(ask(transport, prefix, 1, 3_000_000))
+        await asyncio.sleep(1.0)
+        assert transport.counters.timeouts == 0
+        line.stop()
+        stopped_s = time.monotonic()
+        while transport.counters.timeouts == 0:
+            assert time.monotonic() - stopped_s < 5.0, "not given up"
+            await asyncio.sleep(0.01)  # the transport tells nobody
+        with pytest.raises(BrokerUnavailableError):
+            await call
+    assert effects(server, prefix) == 1
 
 
 async def test_a_large_answer_may_take_its_time(server: Server, prefix: str) -> None:
