@@ -19,7 +19,7 @@ from benchmarks.peers.homes import HomeError, home
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.peers import PEERS
 from benchmarks.peers.stage import Stage, StageError
-from benchmarks.peers.table import plot, table
+from benchmarks.peers.table import plot, settings, table
 from benchmarks.report import append_history, put_in
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def main(  # noqa: PLR0913 - one a flag
                 samples.setdefault(measured.name, {}).setdefault(peer.name, []).append(figures)
     run |= {"samples": samples, "load_at_end": load(), "free_shares": free}
     run["seconds"] = round(time.monotonic() - began_s, 1)
-    text = f"{table(samples, measures, peers)}\n\n{_said(run)}"
+    text = f"{table(samples, measures, peers)}\n\n{_said(run)}\n\n{settings(peers)}"
     kind = f"peers-{machine_kind(run['conditions'])}"
     if not no_history:
         append_history(HISTORY, kind, run)

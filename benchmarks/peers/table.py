@@ -114,6 +114,15 @@ def _details(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer
     return parts
 
 
+def settings(peers: Sequence[Peer]) -> str:
+    """Return how each peer was set up, as a markdown table."""
+    rows = [
+        f"| {peer.name} | {peer.version or 'this'} | {peer.settings} | {peer.scale:g} |"
+        for peer in peers
+    ]
+    return "\n".join(["| peer | version | set up | jobs × |", "|---|---|---|---:|", *rows])  # noqa: RUF001 - times
+
+
 def middle(rows: Sequence[Figures], figure: str) -> float:
     """Return the median of a figure."""
     return median(row[figure] for row in rows)
