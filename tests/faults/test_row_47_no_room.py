@@ -1,7 +1,7 @@
 """Row 47: no more files, threads or processes to be had: fewer of them, back-off, no spin.
 
-A failing `fork` stands in `tests/system/supervisor/test_supervisor.py`, since no limit on
-processes holds for root.
+A failing `fork` stands in `tests/system/supervisor/test_supervisor.py`, as another user, since no
+limit on processes holds for root.
 """
 
 from __future__ import annotations

@@ -500,6 +500,41 @@ def test_a_failed_fork_is_tried_again(start: Callable[..., Fleet]) -> None:
     assert fleet.end() == EXIT_OK
 
 
+def as_a_user() -> tuple[str, ...]:
+    """Return a command that runs another as a user who has no processes but those of one test."""
+    # Root has no limit. What it keeps is the right to read what lies in root's folders.
+    kept = "+dac_override,+dac_read_search"
+    user = ("setpriv", f"--reuid={600_000_000 + os.getpid()}", "--clear-groups")
+    rights = (f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set=-all,{kept}")
+    return (*user, *rights)
+
+
+def limits_hold() -> bool:
+    """Tell whether a user's processes can be limited here."""
+    if sys.platform != "linux" or not (shutil.which("setpriv") and shutil.which("prlimit")):
+        return False
+    script = "import os\ntry: os.fork()\nexcept BlockingIOError: print('full')"
+    probe = [*as_a_user(), "prlimit", "--nproc=1", sys.executable, "-c", script]
+    return b"full" in subprocess.run(probe, check=False, capture_output=True).stdout
+
+
+def test_a_user_without_room_for_processes_waits_for_some(start: Callable[..., Fleet]) -> None:
+    """A real EAGAIN: the child that fits works, the other is tried for, and comes with the room."""
+    if not limits_hold():
+        pytest.skip("needs Linux, root, setpriv and prlimit, to be limited as another user")
+    under = (*as_a_user(), "prlimit", "--nproc=2:20")
+    fleet = start(workers(2), under=under, limits={"boot_backoff_s": 0.05})
+    first = fleet.wait_for("child-ready")
+    for _ in range(3):
+        fleet.wait_for("fork-failed")
+    assert len(fleet.of("child-started")) == 1
+    more = ("prlimit", f"--pid={fleet.process.pid}", "--nproc=20:20")
+    subprocess.run([*as_a_user(), *more], check=True)
+    assert fleet.wait_for("child-ready")["pid"] != first["pid"]
+    fleet.send(signal.SIGTERM)
+    assert fleet.end() == EXIT_OK
+
+
 # --- deadlines ----------------------------------------------------------------------------------
 
 
