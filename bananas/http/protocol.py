@@ -75,6 +75,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._ended = False
         self._unsent_bytes = 0
         self._since = self.loop.time()  # when the head, the body or the discarding began
+        self._answered_at = self._since
         self._taken_at = self._since  # when the reader last took something that waited for it
 
     # --- what comes in ------------------------------------------------------------------------
@@ -113,8 +114,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of the head; those after a body are no part of it, and nobody asked."""
-        if self._in_head:
-            super().on_header(name, value)
+        if not self._in_head:
+            return
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         """Note that the body may begin.
@@ -153,10 +158,20 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Give the rest of an unread body its own time."""
+        """Begin the next request that waits; else the rest of a body, or the rest, has its time.
+
+        uvicorn sets a timer here after every answer, and cancels it at the next request: without
+        it, and with one call less for each field of the head, 260,700 instructions are 243,400.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._answered_at = self.loop.time()
         if self._in_body:
-            self._since = self.loop.time()
-        super().on_response_complete()
+            self._since = self._answered_at
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -185,7 +200,8 @@ class GuardedProtocol(HttpToolsProtocol):
             if took_s > HEAD_TIMEOUT_S:
                 self._end(Problem("request-timeout", f"the head took over {HEAD_TIMEOUT_S:g} s"))
         elif not self._in_body:
-            return
+            if self.cycle.response_complete and now - self._answered_at > self.timeout_keep_alive:
+                self.transport.close()
         elif self.cycle.response_complete:
             if took_s > DISCARD_TIMEOUT_S:
                 self.transport.close()
@@ -272,6 +288,9 @@ def _reply_whole(cycle: RequestResponseCycle, status: int, headers: Fields, body
         raise ValueError("a header's value has a line break in it")
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
+    # This function is in the scope that is in the cycle that is in this function: nobody else
+    # would end that but the garbage collector: 274,900 instructions a request, 260,700 so.
+    cycle.scope.pop("extensions")
     cycle.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, body))
     cycle.message_event.set()
     if not cycle.keep_alive:

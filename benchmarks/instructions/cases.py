@@ -14,8 +14,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from uvicorn import Config
+from uvicorn.server import ServerState
+
 from bananas.app import Bananas
 from bananas.broker import Broker
+from bananas.client import Client
+from bananas.http.api import Api
+from bananas.http.protocol import GuardedProtocol
 from bananas.job import Job
 from bananas.link import Counters, pack
 from bananas.settings import Settings
@@ -112,6 +118,54 @@ def _submit() -> Callable[[int], Awaitable[None]]:
     return run
 
 
+class Reader(asyncio.Transport):
+    """The other end of a connection: it counts the answers that are written to it."""
+
+    def __init__(self) -> None:
+        """Have read nothing."""
+        super().__init__()
+        self.answers = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take an answer."""
+        assert bytes(data[:12]) == b"HTTP/1.1 201", data
+        self.answers += 1
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def resume_reading(self) -> None:
+        """Go on, as before."""
+
+
+def _post() -> Callable[[int], Awaitable[None]]:
+    """An API process takes `POST /jobs` from 50 connections, a request from each at a time."""
+    settings = Settings(redis_url="redis://none")
+    body = b'{"name":"noop","payload":{"x":"%b"}}' % (b"x" * 191)
+    request = (
+        b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+    async def run(count: int) -> None:
+        client = Client(settings=settings)
+        (await client.session()).broker.transport = Answering()  # type: ignore[assignment]
+        config = Config(Api(client, settings), ws="none", lifespan="off", log_config=None)
+        config.load()
+        readers = [Reader() for _ in range(50)]
+        connections = [GuardedProtocol(config, ServerState(), {}) for _ in readers]
+        for connection, reader in zip(connections, readers, strict=True):
+            connection.connection_made(reader)
+        for sent in range(1, count * BATCH // len(readers) + 1):
+            for connection in connections:
+                connection.data_received(request)
+            while any(reader.answers < sent for reader in readers):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0)
+
+    return run
+
+
 def _decode() -> Callable[[int], Awaitable[None]]:
     """A record is read, and written as completed."""
     records = [record("0192a3b4-c5d6-7e8f-9a0b-1c2d3e4f5061")] * (MOST * BATCH)
@@ -123,7 +177,7 @@ def _decode() -> Callable[[int], Awaitable[None]]:
     return run
 
 
-CASES: Final = {"decode": _decode, "submit": _submit, "work": _work}
+CASES: Final = {"decode": _decode, "post": _post, "submit": _submit, "work": _work}
 
 
 def main() -> None:

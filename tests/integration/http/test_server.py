@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from bananas.client import Client
 from bananas.errors import SettingsError
+from bananas.http import protocol
+from bananas.http import server as http_server
 from bananas.http.server import open_socket, serve
 from bananas.settings import Settings
 
 if TYPE_CHECKING:
-    from conftest import Api
+    from conftest import Api, MakeApi
     from servers import Server
 
 
@@ -152,3 +156,36 @@ async def test_the_servers_own_warnings_are_ours(
     """What uvicorn complains about comes out under our logger's name tree."""
     await api.raw(b"nonsense\r\n\r\n")
     assert "Invalid HTTP request" in caplog.text
+
+
+async def test_a_connection_without_requests_is_closed(
+    server: Server, run_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its answer a connection has the keep-alive time for its next request, and no more."""
+    monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(protocol, "LOOK_S", 0.02)
+    async with run_api(server) as api:
+        reader, writer = await api.connect()
+        for _ in range(2):
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+        answered = asyncio.get_running_loop().time()
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        assert asyncio.get_running_loop().time() - answered > 0.15
+        writer.close()
+
+
+async def test_an_answered_request_is_no_garbage(api: Api) -> None:
+    """What a request was made of goes with its answer: the collector has nothing to look for."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            assert (await api.http.post("/jobs", json={"name": "t"})).status_code == 201
+        kept = [each for each in gc.get_objects() if isinstance(each, RequestResponseCycle)]
+    finally:
+        gc.enable()
+    assert len(kept) <= 1
