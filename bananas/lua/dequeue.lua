@@ -23,6 +23,7 @@
 -- moves   pending -> processing
 -- cost    O(limit), plus two LLEN a place; it reads at most 15 records that the room leaves behind
 -- include: lib/now.lua
+-- include: lib/digits.lua
 local epoch, request, limit, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local deadline = redis.call('ZSCORE', KEYS[4], epoch)
 if not deadline or deadline == '0' then return {'fenced'} end
@@ -59,7 +60,7 @@ for at = 9, #KEYS, 3 do
   for list = at, at + 1 do
     local waiting, count = redis.call('LLEN', KEYS[list]), 0
     while count < waiting and not full do
-      local ids = redis.call('LRANGE', KEYS[list], -count - math.min(step, limit - taken), -1 - count)
+      local ids = redis.call('LRANGE', KEYS[list], digits(-count - math.min(step, limit - taken)), digits(-1 - count))
       local records = records_of(ids)
       local first = #ids + 1
       while first > 1 and not full do
@@ -92,11 +93,11 @@ redis.call('SCARD', KEYS[2])
 redis.call('SCARD', KEYS[3])
 redis.call('HLEN', KEYS[5])
 -- removals first: they lift the refusal at maxmemory for what follows
-for _, take in ipairs(takes) do redis.call('LTRIM', take[1], 0, -1 - take[2]) end
+for _, take in ipairs(takes) do redis.call('LTRIM', take[1], '0', digits(-1 - take[2])) end
 redis.call('SADD', KEYS[2], unpack(leasing))
 redis.call('SADD', KEYS[3], request)
 redis.call('SET', KEYS[1], '1', 'PX', ARGV[5])
-redis.pcall('HINCRBY', KEYS[5], 'leased', taken)
+redis.pcall('HINCRBY', KEYS[5], 'leased', digits(taken))
 -- more is waiting than was taken: whoever idles next to us is to take it
 for _, wake_key in ipairs(unmarked) do redis.call('LPUSH', wake_key, '1') end
 return answer

@@ -29,6 +29,7 @@
 -- moves   processing -> completed | scheduled | failed | pending | expired
 -- cost    O(jobs)
 -- include: lib/now.lua
+-- include: lib/digits.lua
 -- include: lib/wake.lua
 local jobs = tonumber(ARGV[2])
 local held = redis.call('SMISMEMBER', KEYS[1], unpack(ARGV, 3, 2 + jobs))
@@ -40,12 +41,9 @@ if #stale == jobs then return stale end
 local all = #stale == 0
 local lease_size = redis.call('SCARD', KEYS[1])
 
--- every key is read before the first write
+-- every key that will be written is read before the first write
 redis.call('SCARD', KEYS[2])
 redis.call('HLEN', KEYS[3])
-redis.call('ZCARD', KEYS[4])
-redis.call('ZCARD', KEYS[5])
-redis.call('SCARD', KEYS[7])
 local crashed = redis.call('HLEN', KEYS[6]) > 0
 -- and so is every time: one that a command refuses half-way would lose the job
 local wrong
@@ -61,12 +59,15 @@ while ARGV[at] do
   local op, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
   if op == 'keep' or op == 'fail' or op == 'lapse' then
+    if op == 'fail' then redis.call('ZCARD', KEYS[5]) end
     check(ARGV[at])
     at = at + 1 + count
   elseif op == 'later' then
+    redis.call('ZCARD', KEYS[4])
     for i = 1, count do check(ARGV[at + 2 * i - 1]) end
     at = at + 1 + 2 * count
   elseif op == 'forget' then
+    redis.call('SCARD', KEYS[7])
     check(ARGV[at])
     at = at + 1
   elseif op == 'pass' then
@@ -235,6 +236,6 @@ end
 if crashed and #cleared > 0 then redis.call('HDEL', KEYS[6], unpack(cleared)) end
 if #forgotten > 0 then redis.call('SREM', KEYS[7], unpack(forgotten)) end
 for name, by in pairs(moved) do
-  if by > 0 then redis.pcall('HINCRBY', KEYS[3], name, by) end
+  if by > 0 then redis.pcall('HINCRBY', KEYS[3], name, digits(by)) end
 end
 return stale

@@ -141,7 +141,7 @@ MUTANTS: dict[str, Mutant] = {
         FENCING,
     ),
     "dequeue leaves the jobs in the list": Mutant(
-        "dequeue.lua", "redis.call('LTRIM', take[1], 0, -1 - take[2])", "", PLACEMENT
+        "dequeue.lua", "redis.call('LTRIM', take[1], '0', digits(-1 - take[2]))", "", PLACEMENT
     ),
     "dequeue does not note the request": Mutant(
         "dequeue.lua", "redis.call('SADD', KEYS[3], request)\n", "", BOOKKEEPING
