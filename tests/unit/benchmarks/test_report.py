@@ -13,8 +13,6 @@ from click.testing import CliRunner
 from benchmarks.__main__ import main
 from benchmarks.conditions import conditions, machine_kind
 from benchmarks.report import (
-    BEGIN,
-    END,
     append_history,
     plot,
     put_in,
@@ -99,7 +97,8 @@ def test_conditions_are_told_with_their_figures(run: dict[str, Any]) -> None:
 
 def test_figures_go_between_their_marks() -> None:
     """A document keeps all but what stands between the marks; one without them is refused."""
-    assert put_in(f"a {BEGIN} old {END} b", "new") == f"a {BEGIN}\nnew\n{END} b"
+    begin, end = "<!-- figures: begin -->", "<!-- figures: end -->"
+    assert put_in(f"a {begin} old {end} b", "new") == f"a {begin}\nnew\n{end} b"
     with pytest.raises(ValueError, match="no place"):
         put_in("nothing", "new")
 
