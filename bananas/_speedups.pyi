@@ -4,7 +4,7 @@
 Both give the same values and raise `ValueError` with the same words for the same input.
 """
 
-from bananas._speedups_py import ScannedRecord
+from bananas._speedups_py import ScannedRecord, T
 
 def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
     """Read the top-level members of a job record without decoding its payload.
@@ -28,6 +28,25 @@ def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
 
     Raises:
         ValueError: Not such a record; the message is the reason.
+    """
+
+def read_ordinary(kind: type[T], data: bytes, place: str, name: str) -> T | None:
+    """Read a record of ours about which nothing is to be said, by far the most; else None.
+
+    Ordinary is a record with an id, a name and every other required member that has not ended
+    (pending, scheduled or processing), of a known priority and the routing key "default",
+    without a due time, limits of its own, an expiry or foreign members, and with this place.
+
+    Args:
+        kind: The named tuple of `scan_record`'s twenty members.
+        data: The record.
+        place: Where it was found; not empty.
+        name: The task that it is likely of: a hint that spares making the same text anew.
+            Any other name is read all the same.
+
+    Returns:
+        The record as a `kind`; None when it is not ordinary, or no record at all: `scan_record`
+        says what.
     """
 
 def encode_record(

@@ -25,10 +25,10 @@ class Lease:
     """Jobs that one dequeue request gave us, and their outcomes not yet sent.
 
     `open` counts jobs without an outcome; the lease is over when it is 0 and nothing
-    is left to send.
+    is left to send. `told` says that the settler knows of outcomes to send.
     """
 
-    __slots__ = ("epoch", "open", "request", "settlement")
+    __slots__ = ("epoch", "open", "request", "settlement", "told")
 
     def __init__(self, epoch: str, request: str, jobs: int) -> None:
         """Start with all jobs open."""
@@ -36,6 +36,7 @@ class Lease:
         self.request = request
         self.open = jobs
         self.settlement = Settlement(request)
+        self.told = False
 
     def take_settlement(self) -> Settlement:
         """Return what is to be sent and gather anew."""

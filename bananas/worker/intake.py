@@ -12,6 +12,7 @@ from bananas.errors import DecodeError, NewerRecordError
 from bananas.job import STATUSES, Job
 from bananas.keys import is_place
 from bananas.placement import belongs
+from bananas.speedups import read_ordinary
 from bananas.table import JOB_ID_MAX_BYTES
 from bananas.worker.attempt import Attempt, Held, Lease
 
@@ -42,7 +43,9 @@ class Intake:
         self.expiring: list[Attempt] = []
         """Those let in that have a time by which they must begin."""
 
-    def admit(self, batch: Batch, epoch: str, specials: Specials) -> tuple[Lease, list[Attempt]]:
+    def admit(  # noqa: C901 - the ordinary path stands here, straight
+        self, batch: Batch, epoch: str, specials: Specials
+    ) -> tuple[Lease, list[Attempt]]:
         """Return the batch's lease and the jobs of it that may run, in their order."""
         jobs = batch.jobs
         if len({leased.job_id for leased in jobs}) < len(jobs):
@@ -51,27 +54,25 @@ class Intake:
         attempts: list[Attempt] = []
         decode, find, runs = Job.decode, self._registry.find, self._settings.max_retries
         default_limit_s = self._settings.job_timeout_s
+        name = ""  # of the job before: most likely of the next one, too
         for leased in jobs:
             job_id, record, origin, crashes = leased
             if record is None:
                 self._outcomes.broken(lease, leased, "its record is missing")
                 continue
             try:
+                # The ordinary job, one of ours about which nothing is to be said, takes no look
+                # and no value more than this.
+                job = None if origin is None else read_ordinary(Job, record, origin, name)
+                if job is not None and not crashes:
+                    name = job.name
+                    definition = find(name)
+                    if definition is not None:
+                        limit_s = definition.options.timeout_s or default_limit_s
+                        attempts.append(Attempt(lease, job_id, job, definition, limit_s))
+                        continue
                 job = decode(record, max_retries=runs)
                 definition = find(job.name)
-                # The ordinary job, one of ours about which nothing is to be said, takes no call
-                # and no value more than this: 1.8 us with its decoding, against 2.8 the other way.
-                if (
-                    definition is not None
-                    and origin is not None
-                    and origin == job.place
-                    and not crashes
-                    and job.expires_at is None
-                    and job.status in _LIVE
-                ):
-                    limit_s = job.timeout_s or definition.options.timeout_s or default_limit_s
-                    attempts.append(Attempt(lease, job_id, job, definition, limit_s))
-                    continue
                 attempt = self._admit_one(lease, leased, job, definition, specials)
             except NewerRecordError as error:
                 self._leave_alone(lease, leased, record, error)

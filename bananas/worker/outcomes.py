@@ -147,7 +147,8 @@ class Outcomes:
         attempt.finished = True
         self.completed += 1
         lease.open -= 1
-        self._on_outcome(lease)
+        if not lease.told:
+            self._on_outcome(lease)
 
     def raised(self, attempt: Attempt, error: BaseException) -> None:
         """Retry, fail, snooze or give back a job whose handler raised or was cut off by us."""

@@ -84,8 +84,9 @@ class Settler:
 
     def outcome(self, lease: Lease) -> None:
         """A job of this lease has got its outcome."""
-        if lease.request not in self._dirty:
+        if not lease.told:
             self._dirty[lease.request] = lease
+            lease.told = True
             self._quiet.clear()
             self._event.set()
             self._on_outcome()
@@ -93,7 +94,7 @@ class Settler:
     def disown(self) -> None:
         """Forget every lease: the epoch was fenced, its jobs belong to others."""
         self._open.clear()
-        self._dirty.clear()
+        self._take_dirty()
 
     def is_settled(self) -> bool:
         """Tell whether nothing is left to send, and nothing is on its way."""
@@ -121,7 +122,7 @@ class Settler:
                 for begin in range(0, len(parts), _AT_ONCE):
                     await asyncio.gather(*starmap(self._send, parts[begin : begin + _AT_ONCE]))
             for lease in leases:
-                if lease.open == 0 and lease.request not in self._dirty:
+                if lease.open == 0 and not lease.told:
                     self._open.pop(lease.request, None)
             if not self._dirty:
                 self._quiet.set()
@@ -130,6 +131,8 @@ class Settler:
     def _take_dirty(self) -> list[Lease]:
         leases = list(self._dirty.values())
         self._dirty.clear()
+        for lease in leases:
+            lease.told = False
         if len(leases) > 1 and any(lease.settlement.released for lease in leases):
             # what is given back goes to the front: the oldest must be the last to go
             age = {request: number for number, request in enumerate(self._open)}

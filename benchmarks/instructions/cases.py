@@ -82,7 +82,7 @@ def _work() -> Callable[[int], Awaitable[None]]:
 
     jobs = [entries(BATCH) for _ in range(MOST)]
     batches = [
-        [1, [job.job_id.encode() for job in each], [job.record for job in each], []]
+        [2, [job.job_id.encode() for job in each], [job.record for job in each], []]
         for each in jobs
     ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import re
+import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -101,6 +103,12 @@ OWN = (
 )
 
 
+class Row(tuple[Any, ...]):
+    """A record's twenty members."""
+
+    __slots__ = ()
+
+
 class TestChoice:
     """Which core runs."""
 
@@ -116,8 +124,97 @@ class TestChoice:
         """No function of the chosen core is taken from the other one."""
         chosen = load_compiled() if speedups.COMPILED else pure
         functions = [name for name in speedups.__all__ if name[0].islower()]
-        assert len(functions) == 10
+        assert len(functions) == 11
         assert all(getattr(speedups, name) is getattr(chosen, name) for name in functions)
+
+
+class TestReadOrdinary:
+    """Reading a record of ours about which nothing is to be said."""
+
+    @staticmethod
+    def read(
+        core: ModuleType, record: bytes, place: str = "queue:normal", name: str = ""
+    ) -> Row | None:
+        """Read a record that was found in a place."""
+        row: Row | None = core.read_ordinary(Row, record, place, name)
+        return row
+
+    @pytest.mark.parametrize("name", ["", "é", OWN[1], "another"])
+    def test_it_gives_what_scan_record_does(self, core: ModuleType, name: str) -> None:
+        """An own record comes as the type asked for, whatever the name was taken to be."""
+        row = self.read(core, OWN_RECORD, name=name)
+        assert type(row) is Row
+        assert row == OWN == core.scan_record(OWN_RECORD)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            *(
+                (b'"status":"pending"', b'"status":"%b"' % word)
+                for word in (b"scheduled", b"processing")
+            ),
+            *((b'"priority":"normal"', b'"priority":"%b"' % word) for word in (b"high", b"low")),
+            (b'"max_retries":', b'"max_retries":1'),
+        ],
+    )
+    def test_ordinary_are(self, core: ModuleType, old: bytes, new: bytes) -> None:
+        """Each live status, each priority, any count."""
+        record = OWN_RECORD.replace(old, new)
+        assert record != OWN_RECORD
+        assert self.read(core, record) == core.scan_record(record)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'"id":"', b'"id":"","x":"'),
+            (b'"name":"', b'"name":"","x":"'),
+            (b'"status":"pending"', b'"status":"completed"'),
+            (b'"status":"pending"', b'"status":"cancelled"'),
+            (b'"status":"pending"', b'"status":""'),
+            (b'"priority":"normal"', b'"priority":"urgent"'),
+            (b'"priority":"normal"', b'"priority":null'),
+            (b'"routing_key":"default"', b'"routing_key":"gpu"'),
+            (b'"routing_key":"default",', b""),
+            (b'"attempts":', b'"scheduled_for":"2026-01-01T00:00:00Z","attempts":'),
+            (b'"max_retries":', b'"max_retries":null,"x":'),
+            (b',"list"', b',"timeout_s":1.5,"list"'),
+            (b',"list"', b',"expires_at":"2026-01-01T00:00:00Z","list"'),
+            (b',"list"', b',"trace":"x","list"'),
+            (b',"list":"queue:normal"', b""),
+            (b'"list":"queue:normal"', b'"list":"queue:high"'),
+            (b'"list":"queue:normal"}', b'"list":"queue:normal"'),
+            (b'"attempts":0', b'"attempts":-1'),
+        ],
+    )
+    def test_others_are_not(self, core: ModuleType, old: bytes, new: bytes) -> None:
+        """Whatever a rule has something to say about is left to who knows the rules."""
+        record = OWN_RECORD.replace(old, new)
+        assert record != OWN_RECORD
+        assert self.read(core, record) is None
+
+    def test_a_likely_name_is_not_taken_for_bytes_that_are_no_text(self, core: ModuleType) -> None:
+        """The byte of a Latin letter is no UTF-8, even where a name of that letter is expected."""
+        record = OWN_RECORD.replace(b'"name":"t"', b'"name":"\xe9"')
+        assert self.read(core, record, name="\xe9") is None
+
+    def test_the_place_is_compared_as_text(self, core: ModuleType) -> None:
+        """Another place than asked for is none, be it longer, shorter or the same length."""
+        for place in ("queue:norma", "queue:normal2", "queue:normaI", "x"):
+            assert self.read(core, OWN_RECORD, place) is None
+
+    def test_what_it_makes_ends_like_any_tuple(self, core: ModuleType) -> None:
+        """References are counted right: the texts of a thousand rows go with them."""
+        name = "a-task-with-a-name-of-its-own"
+        record = OWN_RECORD.replace(b'"name":"t"', b'"name":"%b"' % name.encode())
+        counts = [sys.getrefcount(name) for _ in range(2)]
+        rows = [self.read(core, record, name=name) for _ in range(1000)]
+        assert rows[0] is not None
+        assert rows[0][1] == name
+        gc.collect()
+        assert rows[999] == rows[0]
+        del rows
+        counts += [sys.getrefcount(name) for _ in range(2)]
+        assert counts[-1] == counts[1]
 
 
 class TestScanRecord:
