@@ -22,7 +22,9 @@ PAST, FUTURE = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
 
 def record(job_id: str = "j", *, place: str | None = NORMAL, **fields: object) -> bytes:
     """Return a record as it lies in Redis; without a place it is a foreign one."""
-    members: dict[str, object] = {"id": job_id, "name": "t", "payload": {}, **fields}
+    members: dict[str, object] = {"id": job_id, "name": "t", "payload": {}, "status": "pending"}
+    members |= {"priority": "normal", "routing_key": "default", "attempts": 0, "max_retries": 3}
+    members |= fields
     if place is not None:
         members["list"] = place
     return json.dumps(members).encode()
