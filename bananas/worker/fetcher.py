@@ -123,8 +123,13 @@ class Fetcher:
                 self._stirred.clear()
                 continue
             try:
-                batch = await self._fetch(min(wanted, self._batch))
-                if batch is not None and not batch.jobs:
+                limit = min(wanted, self._batch)
+                batch = await self._fetch(limit)
+                if batch is None:
+                    continue
+                if 0 < len(batch.jobs) < limit:
+                    await asyncio.sleep(0)  # it begins before more is asked for, not after
+                elif not batch.jobs:
                     more = await self._sorter.sort()
                     if not more and not self._stopping:
                         await self._wait_for_work()
@@ -169,17 +174,16 @@ class Fetcher:
                     "BLPOP", *map(keys.wake, places), poll_s, timeout_s=poll_s + _WAKE_MARGIN_S
                 )
             )
+            woken.add_done_callback(lambda _: self._stirred.set())
         now = asyncio.get_running_loop().time
         look_at = now() + poll_s + _WAKE_LATE_S
         # a stir alone brings no jobs: only a marker, its time, or the end of fetching counts
         while not woken.done() and not self._stopping and not self.closed:
             if now() >= look_at:
                 return  # its connection may be half-open: we look, and go on waiting for it
-            stirred = asyncio.ensure_future(self._stirred.wait())
-            await asyncio.wait(
-                (woken, stirred), timeout=look_at - now(), return_when=asyncio.FIRST_COMPLETED
-            )
-            stirred.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(look_at - now()):
+                    await self._stirred.wait()
             self._stirred.clear()
         self._woken = None
         if not woken.done():

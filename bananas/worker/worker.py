@@ -98,6 +98,7 @@ class Worker:
         self._leaving = False
         self._grace_ends_s = float("inf")
         self._born_s = time.monotonic()
+        self._process = psutil.Process()
         self._fresh_bytes = 0
         self._totals = Totals(slot)
         self._transports = (broker.transport, wake_transport)
@@ -464,7 +465,7 @@ class Worker:
             self._publish()
             if now_s >= rss_at_s:
                 rss_at_s = now_s + 1.0
-                self._slot.rss_bytes = psutil.Process().memory_info().rss
+                self._slot.rss_bytes = self._process.memory_info().rss
                 self._consider_recycling(now_s)
             if self._intake.expiring:
                 self._drop_expired()

@@ -85,7 +85,7 @@ def main(
 
     async def probe(count: int, pause_s: float) -> dict[str, Any]:
         latencies_ms = []
-        for index in range(count):
+        for index in range(count + 1):  # the first one connects, and does not count
             await asyncio.sleep(pause_s)
             sent_ns = time.monotonic_ns()
             await one("probe", index)
@@ -95,7 +95,7 @@ def main(
                     raise SystemExit("a probe never began")
                 await asyncio.sleep(0.0005)
             latencies_ms.append((board.stamped_ns(index) - sent_ns) / 1e6)
-        return {"latencies_ms": latencies_ms}
+        return {"latencies_ms": latencies_ms[1:]}
 
     async def run() -> None:
         verb, *rest = sys.argv[1:]
