@@ -40,6 +40,13 @@ _PROGRESS_BYTES: Final = 1 << 14
 _LARGE_BYTES: Final = 1 << 16
 """From this on it is looked whether a request leaves at all: it may take longer than its time."""
 
+UPLOAD_S: Final = 25.0
+"""How long past its window a large request may go on leaving, seconds.
+
+Window, this and the time of an answer together are less than a request is remembered for: a
+repeat must not arrive when the first sending is forgotten.
+"""
+
 _LOOKS: Final = 10  # within the time of an answer
 
 # The stub of hiredis asks for a tuple of exactly one item.
@@ -175,14 +182,16 @@ class Link(asyncio.Protocol):
 
     @property
     def uploading(self) -> bool:
-        """Whether a large request is on its way out and has given signs of life."""
-        return self._unsent_bytes > 0 and not self.lost.done()
+        """Whether calls wait for an answer that cannot come before a large request has left."""
+        return self._unsent_bytes > 0 and bool(self.pending) and not self.lost.done()
 
     def _look(self) -> None:
         """Take it for a sign of life that a large request leaves: its answer cannot come before."""
         if self.lost.done():
             return
         left = self._left_bytes()
+        if self.pending and self._now() > self.pending[0][4] + UPLOAD_S:
+            return  # what is as old as that must not arrive any more
         if left == 0 or left <= self._unsent_bytes - _PROGRESS_BYTES:
             self._unsent_bytes = left
             self._progress_at = self._now()

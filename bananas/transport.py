@@ -332,12 +332,12 @@ class Transport:
             if link is not None and link.pending and now >= link.answer_due():
                 self.counters.timeouts += 1
                 link.drop(f"no answer for {link.pending[0][5]:g} s")
-        dues: list[float] = []
+        self._expire(self._held, now)
+        dues = [call[4] for call in self._held]
         # What waits behind a large request that is leaving waits for no outage.
         if self._link is None or not self._link.uploading:
-            for calls in (self._queue, self._held):
-                self._expire(calls, now)
-            dues += [call[4] for call in (*self._queue, *self._held)]
+            self._expire(self._queue, now)
+            dues += [call[4] for call in self._queue]
         links = (self._link, self._detour.link)
         dues += [link.answer_due() for link in links if link is not None and link.pending]
         if dues:

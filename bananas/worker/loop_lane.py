@@ -253,6 +253,7 @@ class LoopLane:
                 await self._pause()
             unit = pop() if not self._held else self._next_alone()
             if unit is None:
+                payload = value = None  # or the last job's would stay here while none comes
                 await self._rest()
                 left = SLICE
                 continue

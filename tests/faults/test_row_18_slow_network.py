@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bananas import link
+from bananas.broker import MEMORY_MS
 from bananas.context import current_job
 from bananas.errors import BrokerUnavailableError
 from bananas.scripts import Script
-from bananas.transport import Transport
+from bananas.transport import REPLY_TIMEOUT_S, RETRY_WINDOW_S, Transport
 from faults.proxy import Fault, FaultProxy
 from faults.throttle import Throttle
 from workbench import Bench
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from servers import Server
 
@@ -113,6 +115,43 @@ async def test_a_large_request_that_stops_leaving_is_given_up_in_time(
         with pytest.raises(BrokerUnavailableError):
             await call
     assert effects(server, prefix) == 1
+
+
+@pytest.mark.parametrize("reply_timeout_s", [0.3, 10.0])
+async def test_a_large_request_that_is_refused_for_ever_fails_in_time(
+    make_server: Callable[..., Server], prefix: str, reply_timeout_s: float
+) -> None:
+    """It has left long ago: what holds it up is the server, and its window holds as for any."""
+    server = make_server()
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+    async with opened(server.url, reply_timeout_s=reply_timeout_s, retry_window_s=1.0) as transport:
+        for _ in range(3):
+            async with asyncio.timeout(8):
+                with pytest.raises(BrokerUnavailableError, match="NOREPLICAS"):
+                    await ask(transport, prefix, 1, 200_000)
+    assert effects(server, prefix) == 0
+
+
+async def test_a_large_request_older_than_memory_leaves_no_further(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past its window there is an end to its progress: a late copy could be carried out anew."""
+    monkeypatch.setattr(link, "UPLOAD_S", 1.0)
+    async with (
+        Throttle(server.socket, 200_000) as line,
+        opened(line.url, reply_timeout_s=0.5, retry_window_s=1.0) as transport,
+    ):
+        began_s = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            await ask(transport, prefix, 1, 3_000_000)
+        assert 1.0 < time.monotonic() - began_s < 8.0
+
+
+def test_a_copy_is_dead_before_its_request_is_forgotten() -> None:
+    """Window, upload and answer: what may still arrive is younger than what is remembered."""
+    oldest_s = RETRY_WINDOW_S + link.UPLOAD_S + REPLY_TIMEOUT_S
+    assert oldest_s < MEMORY_MS / 1000
 
 
 async def test_a_large_answer_may_take_its_time(server: Server, prefix: str) -> None:
