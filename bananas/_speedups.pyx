@@ -12,7 +12,6 @@ a payload of 276 in 30 strings. scan_record 0.50 us, encode_record 0.30, finish_
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_SIZE
 from libc.math cimport isfinite, pow
 from libc.stdint cimport int64_t, uint64_t
@@ -27,10 +26,7 @@ cdef extern from "Python.h":
     char* PyOS_double_to_string(double value, char code, int precision, int flags, int* kind) \
         except NULL
     int Py_DTSF_ADD_DOT_0
-    object PyType_GenericAlloc(type kind, Py_ssize_t items)
-    void* PyTuple_GET_ITEM(object values, Py_ssize_t index)
-    void PyTuple_SET_ITEM(object values, Py_ssize_t index, object value)
-    void PyObject_GC_UnTrack(object value)
+    bint PyUnicode_IS_ASCII(object text)
 
 cdef extern from *:
     r"""
@@ -42,6 +38,26 @@ cdef extern from *:
     #include <emmintrin.h>
     #define BANANAS_SSE2 1
     #endif
+
+    /* The values of a tuple as a tuple of a subtype, as a call of the type makes it, but without
+       a tuple of arguments; and unknown to the garbage collector, as plain tuples of texts and
+       numbers become, too: they make no cycle. */
+    static PyObject *bananas_retyped(PyObject *kind, PyObject *values)
+    {
+        Py_ssize_t i, size = PyTuple_GET_SIZE(values);
+        PyObject *made = PyType_GenericAlloc((PyTypeObject *)kind, size);
+        if (made == NULL) return NULL;
+        for (i = 0; i < size; i++) {
+            PyObject *value = PyTuple_GET_ITEM(values, i);
+            Py_INCREF(value);
+            PyTuple_SET_ITEM(made, i, value);
+        }
+    #if PY_VERSION_HEX >= 0x030E0000 && !defined(PYPY_VERSION)
+        ((PyTupleObject *)made)->ob_hash = -1;  /* not known yet */
+    #endif
+        PyObject_GC_UnTrack(made);
+        return made;
+    }
 
     enum { BANANAS_ESCAPED = 1, BANANAS_NOT_ASCII = 2, BANANAS_UNPAIRED = 4 };
 
@@ -316,6 +332,7 @@ cdef extern from *:
     const int ESCAPED "BANANAS_ESCAPED"
     const int NOT_ASCII "BANANAS_NOT_ASCII"
     const int UNPAIRED "BANANAS_UNPAIRED"
+    object bananas_retyped(type kind, tuple values)
     const char* text_end "bananas_text"(const char* p, const char* end, bint ascii) nogil
     const char* string_end "bananas_string"(const char* p, const char* end, int* flags) nogil
     Py_ssize_t unescape "bananas_unescape"(const char* p, Py_ssize_t size, char* out) nogil
@@ -328,7 +345,6 @@ cdef extern from *:
 
 cdef long long MAX_COUNT = 9007199254740991  # 2**53 - 1
 cdef Py_ssize_t DEPTH_CEILING = 1024
-cdef Py_ssize_t RECORD_FIELDS = 20  # what scan_record gives
 cdef Py_ssize_t LONGEST_COUNT = 16  # digits of MAX_COUNT
 
 cdef str NOT_JSON = "not valid JSON"
@@ -369,33 +385,27 @@ def scan_record(bytes data not None, Py_ssize_t max_depth=64):
 def read_ordinary(type kind not None, bytes data not None, str place not None, str name not None):
     """Read a record of ours about which nothing is to be said; None for every other."""
     cdef tuple scanned
+    # A hint is compared by its bytes, which are those of the record only when it is ASCII.
+    if not PyUnicode_IS_ASCII(name):
+        name = ""
     try:
-        scanned = _scan(data, 64, place, name)
+        scanned = _scan(data, 64, place if PyUnicode_IS_ASCII(place) else "", name)
     except ValueError:
         return None
+    cdef str status = <str>scanned[4], priority = <str>scanned[5], found = <str>scanned[19]
     if (
         not (<str>scanned[0]) or not (<str>scanned[1])
-        or scanned[4] is not PENDING and scanned[4] is not SCHEDULED and scanned[4] != "processing"
-        or scanned[5] is not NORMAL and scanned[5] != "high" and scanned[5] != "low"
-        or scanned[6] is not DEFAULT
+        or status != PENDING and status != SCHEDULED and status != "processing"
+        or priority != NORMAL and priority != "high" and priority != "low"
+        or (<str>scanned[6]) != DEFAULT
         or scanned[9] is not None
         or <long long>scanned[11] < 0
         or scanned[13] is not None or scanned[15] is not None
         or (<bytes>scanned[18])
-        or scanned[19] is not place
+        or found != place
     ):
         return None
-    # As a call of the type would, without its second tuple of arguments; and out of the sight of
-    # the garbage collector: texts and numbers make no cycle, and most of what it walked in a
-    # worker were these.
-    made = PyType_GenericAlloc(kind, RECORD_FIELDS)
-    cdef Py_ssize_t i
-    for i in range(RECORD_FIELDS):
-        value = <object>PyTuple_GET_ITEM(scanned, i)
-        Py_INCREF(value)
-        PyTuple_SET_ITEM(made, i, value)
-    PyObject_GC_UnTrack(made)
-    return made
+    return bananas_retyped(kind, scanned)
 
 
 cdef tuple _scan(bytes data, Py_ssize_t max_depth, str likely_place, str likely_name):

@@ -197,6 +197,29 @@ class TestReadOrdinary:
         record = OWN_RECORD.replace(b'"name":"t"', b'"name":"\xe9"')
         assert self.read(core, record, name="\xe9") is None
 
+    def test_a_likely_name_of_wide_letters_is_not_taken_for_their_bytes(
+        self, core: ModuleType
+    ) -> None:
+        """Two letters whose bytes in memory spell the name's are another name all the same."""
+        record = OWN_RECORD.replace(b'"name":"t"', b'"name":"aa"')
+        row = self.read(core, record, name="\u6161\u6161")
+        assert row is not None
+        assert row[1] == "aa"
+
+    @pytest.mark.parametrize("word", ["pending", "normal", "default", "queue:normal"])
+    def test_words_may_be_written_with_escapes(self, core: ModuleType, word: str) -> None:
+        """Only what they say counts."""
+        escaped = f'"\\u{ord(word[0]):04x}{word[1:]}"'.encode()
+        record = OWN_RECORD.replace(b'"%b"' % word.encode(), escaped)
+        assert record != OWN_RECORD
+        assert self.read(core, record) == OWN
+
+    def test_it_is_hashed_as_what_it_holds(self, core: ModuleType) -> None:
+        """Equal tuples have equal hashes, whoever made them."""
+        row = self.read(core, OWN_RECORD)
+        assert row is not None
+        assert hash(row) == hash(OWN)
+
     def test_the_place_is_compared_as_text(self, core: ModuleType) -> None:
         """Another place than asked for is none, be it longer, shorter or the same length."""
         for place in ("queue:norma", "queue:normal2", "queue:normaI", "x"):
