@@ -60,6 +60,7 @@ def test_a_slot_moves_to_and_fro_under_load(
                 cluster.move_at_once(SLOT)
                 continue
             tries = cluster.errors("TRYAGAIN") + cluster.errors("ASK")
+            source = cluster.holder(SLOT)
             for moved in cluster.move(SLOT, step=20):
                 if moved == 0:
                     # the slot is open now, and somebody has met that
@@ -68,6 +69,9 @@ def test_a_slot_moves_to_and_fro_under_load(
                             cluster.errors("TRYAGAIN") + cluster.errors("ASK") > tries
                         )
                     )
+                elif not source.ask("CLUSTER", "GETKEYSINSLOT", SLOT, 1):
+                    # all has moved and the slot has not: whoever comes here is sent on
+                    wait_for(lambda: cluster.errors("ASK") > seen["ASK"])
         count = len(load.acknowledged)
         wait_for(lambda: len(load.acknowledged) > count + 30)
     look_at(scene, cluster)

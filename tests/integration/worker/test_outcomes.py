@@ -109,7 +109,7 @@ async def test_retry_is_charged_and_comes_not_early(bench: Bench, kind: str) -> 
     waiting = await bench.status(job.id, "scheduled", "completed")
     assert waiting.error == "not yet"
     assert await job.result(timeout_s=5) == 2
-    assert starts[1] - starts[0] >= 0.2
+    assert starts[1] - starts[0] >= 0.2 - 0.001, "Redis counts from the millisecond that has begun"
     assert (await bench.job(job.id)).attempts == 2
     assert (await bench.counters())["retried"] == 1
 
