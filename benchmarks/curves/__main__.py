@@ -88,8 +88,7 @@ def main(  # noqa: PLR0913 - one a flag
     if picture is not None:
         plot(run["curves"], picture)
     if not quick and not no_history:
-        path = append_history(HISTORY, f"curves-{machine_kind(run['conditions'])}", run)
-        plot(run["curves"], path.with_suffix(".svg"))
+        append_history(HISTORY, f"curves-{machine_kind(run['conditions'])}", run)
     if docs:
         plot(run["curves"], PICTURE)
         shown = f"![Rates and CPU a job by size](images/{PICTURE.name})\n\n{text}"
