@@ -43,6 +43,7 @@ _SYNCING: Final = (7, 2)  # the first with WAITAOF
 _KINDS: Final[dict[str, Kind]] = {"redis": "redis", "valkey": "valkey"}
 _READY_S: Final = 10.0
 _STOP_S: Final = 10.0
+_LISTEN_S: Final = 2.0
 _PING_S: Final = 1.0
 _LOOK_S: Final = 0.003
 _LOG_BYTES: Final = 2**20
@@ -493,6 +494,15 @@ class PreparedServer:
         """Return once a predecessor that still ends has left the socket, at most after a while."""
         patience = _Patience(timeout_s)
         while _ping(self.socket_path) is not None and not patience.ended(loading=False):
+            pass
+
+    def wait_listening(self, timeout_s: float = _LISTEN_S) -> None:
+        """Return once somebody answers at the socket, ready or loading, at most after a while.
+
+        For siblings of the server: one that starts faster would report an outage.
+        """
+        patience = _Patience(timeout_s)
+        while _ping(self.socket_path) is None and not patience.ended(loading=False):
             pass
 
     def wait_ready(self, timeout_s: float = _READY_S) -> None:

@@ -93,6 +93,7 @@ def specs_of(fleet: Fleet, settings: Settings, server: Server) -> list[ProcessSp
         def target(child: Child) -> int:
             if prepared is not None:
                 prepared.release()
+                prepared.wait_listening()
             return body(child)
 
         return target

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -665,6 +666,28 @@ def test_loading_is_not_counted_as_silence(data_dir: Path) -> None:
         prepared.wait_ready(timeout_s=0.02)
     prepared.release()
     assert not prepared.socket_path.exists()
+
+
+def test_siblings_wait_until_somebody_listens(data_dir: Path) -> None:
+    """Nobody, then a socket that is not listened to yet, then a server that loads."""
+    prepared = prepare(data_dir, search_path=_any_path())
+    assert prepared is not None
+    began_s = time.monotonic()
+    prepared.wait_listening(timeout_s=0.05)
+    assert time.monotonic() - began_s >= 0.05
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(prepared.socket_path))
+        waiting = threading.Thread(target=prepared.wait_listening, args=(30.0,))
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        listener.listen()
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"-LOADING Redis is loading the dataset in memory\r\n")
+            waiting.join(10)
+    assert not waiting.is_alive()
+    prepared.release()
 
 
 # --- the socket's folder ------------------------------------------------------------------------

@@ -116,6 +116,30 @@ def test_what_runs_where_is_said(up: Program) -> None:
         assert words in said
 
 
+def test_a_slow_server_is_no_outage(folder: Path) -> None:
+    """Workers that are up before their server wait for it, and report nothing."""
+    pytest.importorskip("uvicorn")
+    path = embedded.find_server().path
+    slow = folder / "slow" / path.name
+    slow.parent.mkdir()
+    slow.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] || sleep 1  # as long as a worker takes to start, and longer\n'
+        f'exec "{path}" "$@"\n'
+    )
+    slow.chmod(0o755)
+    with program(
+        *("up", "shop:app", "--procs", "1", "--port", "0"),
+        folder=folder,
+        BANANAS_DATA_DIR=str(folder / "data"),
+        PATH=f"{slow.parent}{os.pathsep}{os.environ['PATH']}",
+    ) as running:
+        running.until(r"(?m)^ready$")
+        assert str(slow) in running.said()
+        assert "cannot reach" not in running.said()
+        assert running.stop() == exits.OK
+
+
 def test_jobs_outlive_a_restart(up: Program, folder: Path) -> None:
     """What was scheduled is there when the same command runs again."""
     job_id = bananas(folder, "enqueue", "add", "x=1", "--delay", "1h").stdout.strip()
