@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -35,10 +36,6 @@ SAMPLE: Final = 15
 """Of how many runs, in bits, one is timed."""
 
 _STOP_S: Final = 0.5
-
-
-class _SpoiledError(Exception):
-    """The task of this runner was cancelled within a run: who awaits in it next would be hit."""
 
 
 def _ignore(_task: asyncio.Task[None]) -> None:
@@ -75,7 +72,7 @@ class LoopLane:
         self._resting: deque[asyncio.Future[None]] = deque()
         self.tasks: list[asyncio.Task[None]] = []
         self.on_end: Callable[[asyncio.Task[None]], None] = _ignore
-        """Told of each runner that has ended; set before the start."""
+        """Told of each runner that has ended and has no successor; set before the start."""
         self._current: list[Unit | None] = [None] * runners
         self._runners = runners
         self._woken = 0
@@ -204,18 +201,16 @@ class LoopLane:
                 return
 
     def _spawn(self, index: int) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._stay(index), name=f"runner {index}")
-        task.add_done_callback(self.on_end)
+        task = asyncio.get_running_loop().create_task(self._run(index), name=f"runner {index}")
+        task.add_done_callback(partial(self._succeed, index))
         return task
 
-    async def _stay(self, index: int) -> None:
-        """Run; a runner that was cancelled within a run hands over to a new one."""
-        try:
-            await self._run(index)
-        except _SpoiledError:
-            if not self._stopping:
-                self.tasks[index] = self._spawn(index)
-            raise asyncio.CancelledError from None
+    def _succeed(self, index: int, ended: asyncio.Task[None]) -> None:
+        """Put a new runner in the place of one that was cancelled, by us or by a stray of a job."""
+        if not ended.cancelled():
+            self.on_end(ended)
+        elif not self._stopping:
+            self.tasks[index] = self._spawn(index)
 
     async def _rest(self) -> None:
         self.busy -= 1
@@ -223,8 +218,13 @@ class LoopLane:
         self._resting.append(resting)
         self._gate.settle()
         self.on_rest()
-        await resting
-        self._woken -= 1
+        try:
+            await resting
+        finally:
+            if resting.cancelled():  # nobody woke it, but its successor is at work
+                self.busy += 1
+            else:
+                self._woken -= 1
 
     async def _pause(self) -> None:
         self._pausing += 1
@@ -297,7 +297,7 @@ class LoopLane:
             current[index] = None
             if cancelling():
                 # by a limit of ours, or by the handler itself: the next job must not pay for it
-                raise _SpoiledError
+                raise asyncio.CancelledError
 
     def _next_alone(self) -> Unit | None:
         return self._alone.popleft() if self._alone else None

@@ -173,12 +173,13 @@ class Worker:
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         """Report a part that has ended: without it the worker would hold jobs and do nothing."""
-        if self._leaving or task.cancelled():
+        if self._leaving or self.broken.is_set():
             return
-        if task.get_name() == _RENEWER and task.exception() is None:
+        error = None if task.cancelled() else task.exception()
+        if task.get_name() == _RENEWER and not task.cancelled() and error is None:
             self._tasks.remove(task)
             return
-        log.critical("the %s has ended", task.get_name(), exc_info=task.exception())
+        log.critical("the %s has ended", task.get_name(), exc_info=error)
         self.broken.set()
 
     def _on_thread_death(self, name: str, error: BaseException) -> None:

@@ -413,3 +413,11 @@ async def test_a_new_epoch_that_cannot_be_taken_is_noticed(
     monkeypatch.setattr(worker.worker, "_take_epoch", broken)
     await bench.broker.reclaim(worker.epoch, proven=True)
     await asyncio.wait_for(worker.worker.broken.wait(), 5)
+
+
+async def test_a_part_that_somebody_cancels_is_noticed(bench: Bench) -> None:
+    """A job may cancel whatever task it finds: a process without its ticker is to be replaced."""
+    worker = await bench.worker()
+    (ticker,) = (task for task in asyncio.all_tasks() if task.get_name() == "ticker")
+    ticker.cancel()
+    await asyncio.wait_for(worker.worker.broken.wait(), 5)

@@ -284,3 +284,53 @@ async def test_a_defect_of_ours_costs_one_job(monkeypatch: pytest.MonkeyPatch) -
         await one.rested()
         assert [job_id for job_id, _ in one.lease.settlement.failed] == [b"a"]
         assert one.done == [b"b"]
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_a_stray_cancellation_ends_no_runner(*, woken: bool) -> None:
+    """A timer that a job leaves behind hits its runner at rest, or as it is woken."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def leaves_a_timer() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+
+    async with yard() as one:
+        for number in range(1, 6):
+            one.put(one.attempt(f"a{number}", leaves_a_timer))
+            await one.rested()
+            if woken:
+                one.put(one.attempt(f"b{number}", nothing))
+            tasks.pop().cancel()
+            await reached(lambda: all(not task.done() for task in one.lane.tasks))
+            one.put(one.attempt(f"c{number}", nothing))
+            await one.rested()
+            assert len(one.done) == number * (3 if woken else 2)
+        assert one.later == []
+
+
+async def test_a_stray_cancellation_between_slices_ends_no_runner() -> None:
+    """A runner that has left the loop to others for a turn holds no job, and is replaced."""
+    count = 2 * SLICE
+    async with yard(runners=1) as one:
+        one.put(*(one.attempt(f"j{number}", nothing) for number in range(count)))
+        await reached(lambda: len(one.done) == SLICE)
+        one.lane.tasks[0].cancel()
+        await one.rested()
+        assert len(one.done) == count
+
+
+async def test_a_runner_that_ends_by_an_error_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled ones have a successor; another end is a defect, and somebody must know."""
+    ended: list[asyncio.Task[None]] = []
+
+    def defect() -> None:
+        raise RuntimeError("defect")
+
+    async with yard(runners=1) as one:
+        one.lane.on_end = ended.append
+        monkeypatch.setattr(one.lane, "on_rest", defect)
+        one.put(one.attempt("a", nothing))
+        await reached(lambda: ended)
+        assert str(ended[0].exception()) == "defect"
