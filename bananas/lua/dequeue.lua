@@ -51,7 +51,8 @@ end
 local version = redis.call('GET', KEYS[6]) or '0'
 if version ~= ARGV[6] then return {'specials', version, unpack(redis.call('ZRANGE', KEYS[7], 0, 999))} end
 
--- records are read in small steps, so that large ones beyond the room are not read in vain
+-- records are read in small steps, so that large ones beyond the room are not read in vain; steps
+-- that grow to 64 would save 2.5 % of the instructions of a job's life, at 100 small ones a call
 local step = 16
 local taken, full = 0, false
 local takes, leasing, unmarked = {}, {}, {}
