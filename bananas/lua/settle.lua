@@ -22,7 +22,7 @@
 --          lapse   ttl s, record…        expired before it began; ttl 0 = record deleted
 --          forget  ttl s                 was cancelled while it waited: counted then, gone now
 --          spare   -                     had ended before: its id was pushed again; nothing of it changes
---        then notes on jobs by their number: (foreign, count, number…): accepted by this settle;
+--        then at most one of each, notes on jobs by their number: (foreign, count, number…): accepted by this settle;
 --        (result, count, (number, ttl s, channel, message, fields, field, value…)…)
 --
 -- returns the numbers of the jobs that this token no longer holds: nothing was done for those

@@ -24,7 +24,7 @@ from bananas.errors import DecodeError, JobTimedOutError
 from bananas.worker.attempt import Attempt, Bunch
 from bananas.worker.buffer import Buffer
 from bananas.worker.bunches import Items
-from bananas.worker.loop_lane import SAMPLE
+from bananas.worker.loop_lane import SAMPLE_MASK
 
 if TYPE_CHECKING:
     from bananas.worker.attempt import Unit
@@ -352,7 +352,7 @@ class ThreadLane:
                 rested = True
             else:
                 self._collected += 1
-                if not self._collected & SAMPLE and unit.started_s:
+                if not self._collected & SAMPLE_MASK and unit.started_s:
                     self._run_time.observe(monotonic() - unit.started_s)
                 try:
                     end()

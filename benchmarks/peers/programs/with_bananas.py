@@ -53,4 +53,5 @@ async def many(kind, arguments):
 
 
 if __name__ == "__main__":
+    # all at once: `enqueue_many` makes chunks itself
     main(one, many, end=app.aclose, chunk=10_000_000)
