@@ -334,3 +334,47 @@ async def test_a_runner_that_ends_by_an_error_is_reported(monkeypatch: pytest.Mo
         one.put(one.attempt("a", nothing))
         await reached(lambda: ended)
         assert str(ended[0].exception()) == "defect"
+
+
+async def test_every_job_that_begins_is_counted() -> None:
+    """Those of a bunch one by one: the worker's pace, and what it fetches, come from it."""
+    async with yard() as one:
+        one.put(one.attempt("a", nothing), one.bunch(lambda values: values, "b", "c", "d"))
+        await one.rested()
+        assert one.lane.started == 4
+
+
+async def test_whoever_rests_says_so() -> None:
+    """There is room again: the fetcher waits for that word."""
+    rests: list[int] = []
+    async with yard(runners=1) as one:
+        one.lane.on_rest = lambda: rests.append(one.lane.busy)
+        one.put(one.attempt("a", nothing))
+        await reached(lambda: rests)
+        assert rests == [0]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, ""), (2, "ab"), (3, "abc"), (9, "abc")])
+async def test_what_waits_beyond_a_number_is_taken_out(keep: int, left: str) -> None:
+    """The last ones first, and not one more."""
+    async with yard() as one:
+        one.lane.hold()
+        one.put(*(one.attempt(name, nothing) for name in "abc"))
+        taken = [attempt.id for attempt in one.lane.surplus(keep)]
+        assert taken == list(reversed("abc"[len(left) :]))
+        one.lane.unhold()
+        await one.rested()
+        assert one.done == [name.encode() for name in left]
+
+
+async def test_a_bunch_that_cancels_itself_was_not_too_late() -> None:
+    """It fails by what it raised; only our limit makes that a time-out."""
+
+    def cancelled(_values: list[Any]) -> None:
+        raise asyncio.CancelledError
+
+    async with yard() as one:
+        one.put(one.bunch(cancelled, "a"))
+        await one.rested()
+        (ended,) = one.lease.settlement.later or one.lease.settlement.failed
+        assert b"CancelledError" in ended[1]
