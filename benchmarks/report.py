@@ -120,7 +120,7 @@ def put_in(text: str, figures: str, name: str = "figures") -> str:
 def plot(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:
     """Draw rates with their spread and targets, and CPU a job by process."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
     mpl.rcParams["svg.hashsalt"] = "bananas"  # equal figures make equal files
     names = [name for name in samples if spread(samples[name], "per_s")][::-1]

@@ -114,10 +114,3 @@ class Buffer:
                         queue.appendleft(Bunch(unit.definition, others))
                 return True
         return False
-
-    def clear(self) -> list[Unit]:
-        """Take everything out, in order."""
-        taken: list[Unit] = []
-        while (unit := self.pop()) is not None:
-            taken.append(unit)
-        return taken

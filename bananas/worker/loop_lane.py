@@ -238,7 +238,7 @@ class LoopLane:
         self._looking = False
         self.nudge()
 
-    async def _run(self, index: int) -> None:  # noqa: C901, PLR0912, PLR0915 - no call a job
+    async def _run(self, index: int) -> None:  # noqa: C901, PLR0912, PLR0915 - parts would be calls, paid by each job
         """One runner: from the buffer to an outcome, for ever."""
         buffer = self._buffer
         pop = buffer.pop

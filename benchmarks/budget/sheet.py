@@ -100,7 +100,7 @@ def _rate(cost_us: float) -> str:
 def plot(found: Rows, path: Path) -> None:
     """Draw each row as a bar, stacked by step."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
     mpl.rcParams["svg.hashsalt"] = "bananas"  # equal figures make equal files
     chart = Figure(figsize=(11, 0.5 * len(found) + 1.4), layout="constrained")

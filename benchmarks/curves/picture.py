@@ -93,7 +93,7 @@ def _ratio(name: str, found: Series) -> list[str]:
 def plot(taken: Taken, path: Path) -> None:
     """Draw rates and CPU a job over size, a row a curve."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
     mpl.rcParams["svg.hashsalt"] = "bananas"  # equal figures make equal files
     names = [name for name in taken if taken[name]]

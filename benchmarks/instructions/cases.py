@@ -111,7 +111,7 @@ def _submit() -> Callable[[int], Awaitable[None]]:
 
     async def run(count: int) -> None:
         session = await app.client.session()
-        session.broker.transport = Answering()  # type: ignore[assignment]  # a stand-in
+        session.broker.transport = Answering()  # type: ignore[assignment]  # has what a broker calls
         report = await noop.enqueue_many(rows[: count * BATCH])
         assert report.accepted == count * BATCH
 
@@ -151,7 +151,7 @@ def _post() -> Callable[[int], Awaitable[None]]:
     async def run(count: int) -> None:
         client = Client(settings=settings)
         session = await client.session()
-        session.broker.transport = Answering()  # type: ignore[assignment]  # a stand-in
+        session.broker.transport = Answering()  # type: ignore[assignment]  # has what a broker calls
         config = Config(Api(client, settings), ws="none", lifespan="off", log_config=None)
         config.load()
         readers = [Reader() for _ in range(50)]

@@ -154,7 +154,7 @@ def _multiple(measure: Measure, ours: list[Figures] | None, theirs: list[Figures
 def plot(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer], path: Path) -> None:
     """Draw a panel a measure, logarithmic, with the spread of the repeats."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
     mpl.rcParams["svg.hashsalt"] = "bananas"  # equal figures make equal files
     shown = [measure for measure in measures if samples.get(measure.name)]

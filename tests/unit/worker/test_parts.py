@@ -81,7 +81,7 @@ def test_a_buffer_is_strict_in_priority_and_first_in_first_out(priorities: list[
     for unit in units:
         buffer.put(unit)
     rank = {"high": 0, "normal": 1, "low": 2}
-    assert buffer.clear() == sorted(units, key=lambda unit: rank[unit.priority])
+    assert list(iter(buffer.pop, None)) == sorted(units, key=lambda unit: rank[unit.priority])
     assert len(buffer) == 0
 
 
@@ -96,7 +96,7 @@ def test_a_buffer_gives_up_the_last_ones_first_and_takes_back_at_the_front() -> 
     assert first is units[0]
     buffer.put_first(first)
     assert buffer.pop() is units[0]
-    assert buffer.clear() == units[1:3]
+    assert list(iter(buffer.pop, None)) == units[1:3]
 
 
 def test_a_hoard_is_made_of_single_jobs_alone() -> None:
@@ -106,7 +106,7 @@ def test_a_hoard_is_made_of_single_jobs_alone() -> None:
     for unit in units:
         buffer.put(unit)
     assert buffer.take_hoard(2) == [units[4], units[2]]
-    assert buffer.clear() == [units[0], units[1], units[3]]
+    assert list(iter(buffer.pop, None)) == [units[0], units[1], units[3]]
 
 
 # --- gate -----------------------------------------------------------------------------------------
