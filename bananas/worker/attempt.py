@@ -96,6 +96,11 @@ class Attempt:
         self.giving_back = False
 
     @property
+    def attempts(self) -> tuple[Attempt]:
+        """The runs in this unit: itself, as a bunch has several."""
+        return (self,)
+
+    @property
     def id(self) -> str:
         """The job's id."""
         return self.job.id

@@ -62,6 +62,13 @@ class Buffer:
                 continue
         return None
 
+    def take_all(self) -> list[Attempt]:
+        """Take everything out, the last ones first."""
+        taken: list[Attempt] = []
+        while (unit := self.pop_last()) is not None:
+            taken += unit.attempts
+        return taken
+
     def take_hoard(self, keep: int) -> list[Attempt]:
         """Take single jobs out, the last ones first, until `keep` units or bunches are left."""
         taken: list[Attempt] = []

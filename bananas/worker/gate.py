@@ -11,37 +11,18 @@ from __future__ import annotations
 import logging
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
-
-from bananas.worker.attempt import Bunch
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bananas.worker.attempt import Attempt, Unit
+    from bananas.worker.lane import Lane
 
 log = logging.getLogger("bananas.worker")
 
 PATIENCE_S: Final = 5.0
 """How long a suspect waits for its neighbours to end and to be settled."""
-
-
-class Lane(Protocol):
-    """A set of runners with a buffer of units before them."""
-
-    @property
-    def busy(self) -> int:
-        """Runners at work."""
-        ...
-
-    def hold(self) -> None:
-        """Start nothing more until `unhold`."""
-
-    def unhold(self) -> None:
-        """Start what is buffered."""
-
-    def run_alone(self, unit: Unit) -> None:
-        """Start this unit although held."""
 
 
 class Gate:
@@ -83,7 +64,7 @@ class Gate:
     def take_out(self, attempt: Attempt) -> bool:
         """Take out a suspect that has not begun; False when it is not here."""
         for lane, unit in self._suspects:
-            if unit is attempt or (isinstance(unit, Bunch) and attempt in unit.attempts):
+            if attempt in unit.attempts:
                 self._suspects.remove((lane, unit))
                 return True
         return False
@@ -137,5 +118,4 @@ def _yes() -> bool:
 
 
 def _is_over(unit: Unit) -> bool:
-    attempts = unit.attempts if isinstance(unit, Bunch) else (unit,)
-    return all(attempt.finished for attempt in attempts)
+    return all(attempt.finished for attempt in unit.attempts)

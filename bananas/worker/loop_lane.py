@@ -12,19 +12,17 @@ import inspect
 from collections import deque
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from bananas.codec import decode_payload
 from bananas.context import running_job
-from bananas.errors import DecodeError
-from bananas.worker.attempt import Attempt, Bunch
-from bananas.worker.buffer import Buffer
+from bananas.worker.attempt import Attempt
 from bananas.worker.bunches import Items
+from bananas.worker.lane import SAMPLE_MASK, Lane, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bananas.worker.attempt import Unit
+    from bananas.worker.attempt import Bunch, Unit
     from bananas.worker.begun import BegunBoard
     from bananas.worker.gate import Gate
     from bananas.worker.outcomes import Outcomes
@@ -32,21 +30,10 @@ if TYPE_CHECKING:
 SLICE: Final = 64
 """Jobs a runner does before others get the loop: no-ops of 0.25 ms, in pure Python of 0.5."""
 
-SAMPLE_MASK: Final = 15
-"""A run is timed when its number has none of these bits: one of 16, as timing costs time."""
-
 _STOP_S: Final = 0.5
 
 
-def _ignore(_task: asyncio.Task[None]) -> None:
-    """Do nothing."""
-
-
-def _idle() -> None:
-    """Do nothing."""
-
-
-class LoopLane:
+class LoopLane(Lane):
     """`async def` and inline handlers, and bunches for async batch handlers."""
 
     def __init__(
@@ -59,32 +46,18 @@ class LoopLane:
         hard_grace_s: float,
     ) -> None:
         """Prepare `runners` runners; `start` needs the loop."""
-        self._outcomes = outcomes
-        self._board = board
-        self._run_time = board.slot.run_time
-        self._gate = gate
-        self._hard_grace_s = hard_grace_s
-        self._buffer = Buffer()
-        self.put: Callable[[Unit], None] = self._buffer.put
-        """Buffers a unit; call `nudge` after the last of a batch."""
-        self._held = False
+        super().__init__(outcomes, board, gate, hard_grace_s=hard_grace_s)
         self._alone: deque[Unit] = deque()
         self._resting: deque[asyncio.Future[None]] = deque()
         self.tasks: list[asyncio.Task[None]] = []
-        self.on_end: Callable[[asyncio.Task[None]], None] = _ignore
+        self.on_end: Callable[[asyncio.Task[None]], None] = unheard
         """Told of each runner that has ended and has no successor; set before the start."""
         self._current: list[Unit | None] = [None] * runners
         self._runners = runners
         self._woken = 0
         self._pausing = 0
-        self._looking = False
+        self._nudging = False
         self._stopping = False
-        self.busy = 0
-        self.on_rest: Callable[[], None] = _idle
-        """Told when a runner has come to rest: there is room again."""
-        self.started = 0
-        self.lease_until_s = float("inf")
-        """Monotonic time after which nothing may be begun (I5); the worker moves it."""
 
     def start(self) -> None:
         """Start the runners."""
@@ -93,55 +66,15 @@ class LoopLane:
 
     # --- what the worker does with it ------------------------------------------------------------
 
-    def __len__(self) -> int:
-        """Return how many units wait."""
-        return len(self._buffer)
-
     def nudge(self) -> None:
         """Wake a runner; each wakes the next while work is left, so no-op jobs wake few."""
-        if not (self._held or self._woken or self._pausing) and len(self._buffer):
+        if not (self._held or self._woken or self._pausing) and len(self.waiting):
             self._wake_one()
-
-    def hold(self) -> None:
-        """Start nothing more."""
-        self._held = True
-
-    def unhold(self) -> None:
-        """Go on with what is buffered."""
-        self._held = False
-        self.nudge()
 
     def run_alone(self, unit: Unit) -> None:
         """Run this unit although held."""
         self._alone.append(unit)
         self._wake_one()
-
-    def take_hoard(self, keep: int) -> list[Attempt]:
-        """Take out single jobs that wait beyond `keep` units."""
-        return self._buffer.take_hoard(keep)
-
-    def take_bunches(self, keep_items: int) -> list[Attempt]:
-        """Take out bunches that wait beyond so many items."""
-        return self._buffer.take_bunches(keep_items)
-
-    def items(self) -> int:
-        """Return how many items wait in bunches."""
-        return self._buffer.items()
-
-    def take_out(self, attempt: Attempt) -> bool:
-        """Take out a job that has not begun; False when it has, or is not here."""
-        return self._buffer.take_out(attempt)
-
-    def surplus(self, keep: int) -> list[Attempt]:
-        """Take out what waits beyond `keep` units, the last ones first."""
-        taken: list[Attempt] = []
-        while len(self._buffer) > keep:
-            unit = self._buffer.pop_last()
-            if isinstance(unit, Attempt):
-                taken.append(unit)
-            elif isinstance(unit, Bunch):
-                taken += unit.attempts
-        return taken
 
     def overdue(self, now_s: float) -> None:
         """Cancel handlers past their soft limit; called a few times a second."""
@@ -160,19 +93,13 @@ class LoopLane:
         for index, unit in enumerate(self._current):
             if unit is not None:
                 unit.giving_back = True
-                for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
+                for attempt in unit.attempts:
                     attempt.giving_back = True
                 self.tasks[index].cancel()
 
     def running(self) -> list[Attempt]:
         """Return the runs at work."""
-        runs: list[Attempt] = []
-        for unit in self._current:
-            if isinstance(unit, Attempt):
-                runs.append(unit)
-            elif unit is not None:
-                runs += unit.attempts
-        return runs
+        return [run for unit in self._current if unit is not None for run in unit.attempts]
 
     def unit_of(self, task: asyncio.Task[Any] | None) -> Unit | None:
         """Return what the runner of this task is working on; None when it is no runner's."""
@@ -233,15 +160,15 @@ class LoopLane:
         finally:
             self._pausing -= 1
 
-    def _look(self) -> None:
-        """Wake a runner for what those at work have left in the buffer."""
-        self._looking = False
+    def _nudge_later(self) -> None:
+        """Wake a runner for what those at work have left waiting."""
+        self._nudging = False
         self.nudge()
 
     async def _run(self, index: int) -> None:  # noqa: C901, PLR0912, PLR0915 - parts would be calls, paid by each job
         """One runner: from the buffer to an outcome, for ever."""
-        buffer = self._buffer
-        pop = buffer.pop
+        waiting = self.waiting
+        pop = waiting.pop
         call_soon = asyncio.get_running_loop().call_soon
         cancelling = self.tasks[index].cancelling
         current, outcomes, end = self._current, self._outcomes, self._board.end
@@ -262,16 +189,16 @@ class LoopLane:
             if now_s >= self.lease_until_s:
                 self._put_back(unit)
                 continue
-            if self._resting and not self._looking and len(buffer):
-                self._looking = True
-                call_soon(self._look)
+            if self._resting and not self._nudging and len(waiting):
+                self._nudging = True
+                call_soon(self._nudge_later)
             unit.started_s = now_s
             current[index] = unit
             try:
                 if isinstance(unit, Attempt):
                     # here, not in a coroutine of its own: that took 6 % of a no-op job
                     payload = self._begin(index, unit, now_s)
-                    if payload is not None:
+                    if isinstance(payload, dict):
                         definition = unit.definition
                         token = enter(unit)
                         try:
@@ -290,6 +217,8 @@ class LoopLane:
                             end(index)
                         if not self.started & SAMPLE_MASK:
                             self._run_time.observe(monotonic() - now_s)
+                    else:
+                        outcomes.broken_payload(unit, payload)
                 else:
                     await self._bunch(unit, now_s)
             except Exception as error:  # noqa: BLE001 - that job's alone, and the runner goes on
@@ -309,29 +238,11 @@ class LoopLane:
         if alone:
             self._gate.suspect(self, unit)
         else:
-            self._buffer.put_first(unit)
-
-    def _begin(self, index: int, attempt: Attempt, now_s: float) -> dict[str, Any] | None:
-        """Note that a job begins and return its payload; None when that cannot be its handler's."""
-        try:
-            payload = decode_payload(attempt.job.payload_json)
-        except DecodeError as error:
-            self._outcomes.broken_payload(attempt, error)
-            return None
-        if type(payload) is not dict:
-            misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
-            self._outcomes.broken_payload(attempt, misfit)
-            return None
-        hard_ns = int((now_s + attempt.soft_limit_s + self._hard_grace_s) * 1e9)
-        self._board.begin(index, attempt.job_id, hard_ns)
-        self.started += 1
-        return cast("dict[str, Any]", payload)
+            self.waiting.put_first(unit)
 
     async def _bunch(self, bunch: Bunch, now_s: float) -> None:
         items = Items(bunch)
-        hard_ns = int((now_s + bunch.soft_limit_s + self._hard_grace_s) * 1e9)
-        taken = self._board.begin_all(items.attempts, hard_ns)
-        self.started += len(items.attempts)
+        taken = self._begin_all(items.attempts, bunch.soft_limit_s, now_s)
         try:
             try:
                 answer: Any = bunch.definition.function(items.values) if items.values else None

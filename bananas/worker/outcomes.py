@@ -28,7 +28,6 @@ from bananas.placement import FALLBACK
 from bananas.registry import Outcome
 from bananas.retry import MAX_DELAY_S, RetryPolicy
 from bananas.speedups import format_time
-from bananas.worker.attempt import Bunch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,7 +239,7 @@ class Outcomes:
 
     def defect(self, unit: Unit, error: BaseException) -> None:
         """Fail what a defect of ours, or a record beyond reason, has stopped; alone."""
-        for attempt in unit.attempts if isinstance(unit, Bunch) else (unit,):
+        for attempt in unit.attempts:
             if attempt.finished:
                 continue
             log.error("job %r cannot be dealt with", attempt.job_id, exc_info=error)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from bananas.registry import Definition
     from bananas.settings import Settings
     from bananas.worker.attempt import Attempt, Bunch
-    from bananas.worker.loop_lane import LoopLane
-    from bananas.worker.thread_lane import ThreadLane
+    from bananas.worker.lane import Lane
 
 AHEAD_S: Final = 0.1
 """Work to hold ahead, seconds."""
@@ -56,9 +55,7 @@ class Pace:
 class Side:
     """One lane, what may come to it, and how fast it works that off."""
 
-    def __init__(
-        self, lane: LoopLane | ThreadLane, runners: int, tasks: Sequence[Definition], *, most: int
-    ) -> None:
+    def __init__(self, lane: Lane, runners: int, tasks: Sequence[Definition], *, most: int) -> None:
         """Hold at most `most` single jobs ahead, and two bunches of each batch task."""
         self.lane = lane
         self.gatherers = {
@@ -78,7 +75,7 @@ class Side:
         self.share_items = 1.0
 
     def _send(self, bunch: Bunch) -> None:
-        self.lane.put(bunch)
+        self.lane.waiting.put(bunch)
         self.lane.nudge()
 
     def saw_pace(self, now_s: float) -> None:
@@ -110,7 +107,7 @@ class Side:
         """Return how many single jobs fit, 0 while it is not worth a call."""
         if not self.singles or self._stuck:
             return 0
-        waiting, free = len(self.lane), self._free()
+        waiting, free = len(self.lane.waiting), self._free()
         target = free + self.ahead()
         room = target - waiting
         return 0 if waiting > free and room < target / 2 else max(0, room)
@@ -119,24 +116,24 @@ class Side:
         """Return how many items of batch tasks fit."""
         if not self._items or self._stuck:
             return 0
-        return max(0, self._items - self.gathered() - self.lane.items())
+        return max(0, self._items - self.gathered() - self.lane.waiting.items())
 
     def take_hoard(self) -> list[Attempt]:
         """Take out single jobs that could not begin here soon."""
         ahead = self.ahead()
-        if ahead >= self._runners and len(self.lane) <= 2 * self._most:
+        if ahead >= self._runners and len(self.lane.waiting) <= 2 * self._most:
             return []  # it is short work: none of it waits long
-        return self.lane.take_hoard(self._free() + ahead)
+        return self.lane.waiting.take_hoard(self._free() + ahead)
 
     def take_items(self) -> list[Attempt]:
         """Take out items far beyond what the next calls will take, and all where nothing moves."""
         if self._stuck:
             return self._take_gathered()
-        return self.lane.take_bunches(2 * self._items)
+        return self.lane.waiting.take_bunches(2 * self._items)
 
     def take_waiting(self) -> list[Attempt]:
         """Take out everything that has not begun."""
-        return self._take_gathered() + self.lane.surplus(0)
+        return self._take_gathered() + self.lane.waiting.take_all()
 
     def _take_gathered(self) -> list[Attempt]:
         return [run for gatherer in self.gatherers.values() for run in gatherer.take()]
@@ -146,7 +143,7 @@ class Side:
         gatherer = self.gatherers.get(attempt.definition.name)
         if gatherer is not None and gatherer.take_out(attempt):
             return True
-        return self.lane.take_out(attempt)
+        return self.lane.waiting.take_out(attempt)
 
 
 class Way(NamedTuple):
@@ -163,8 +160,8 @@ class Room:
     def __init__(
         self,
         registry: Mapping[str, Definition],
-        loop_lane: LoopLane,
-        thread_lane: ThreadLane,
+        loop_lane: Lane,
+        thread_lane: Lane,
         settings: Settings,
     ) -> None:
         """Ask for the lanes that some task uses."""
@@ -278,4 +275,4 @@ def _way(side: Side, name: str) -> Way:
     gatherer = side.gatherers.get(name)
     if gatherer is not None:
         return Way(gatherer.put, side, gathers=True)
-    return Way(side.lane.put, side, gathers=False)
+    return Way(side.lane.waiting.put, side, gathers=False)

@@ -16,18 +16,16 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from bananas.codec import decode_payload
 from bananas.context import running_job
-from bananas.errors import DecodeError, JobTimedOutError
-from bananas.worker.attempt import Attempt, Bunch
-from bananas.worker.buffer import Buffer
+from bananas.errors import JobTimedOutError
+from bananas.worker.attempt import Attempt
 from bananas.worker.bunches import Items
-from bananas.worker.loop_lane import SAMPLE_MASK
+from bananas.worker.lane import SAMPLE_MASK, Lane, unheard
 
 if TYPE_CHECKING:
-    from bananas.worker.attempt import Unit
+    from bananas.worker.attempt import Bunch, Unit
     from bananas.worker.begun import BegunBoard
     from bananas.worker.gate import Gate
     from bananas.worker.outcomes import Outcomes
@@ -60,7 +58,7 @@ class _Runner:
         """Held to begin and end a unit, and to raise in it: so no error hits the wrong one."""
 
 
-class ThreadLane:
+class ThreadLane(Lane):
     """`def` handlers, and bunches for `def` batch handlers."""
 
     def __init__(  # noqa: PLR0913 - what it is made of, each given from outside
@@ -74,28 +72,16 @@ class ThreadLane:
         hard_grace_s: float,
     ) -> None:
         """Prepare; threads start with the first unit, so that async-only workers have none."""
-        self._outcomes = outcomes
-        self._board = board
-        self._run_time = board.slot.run_time
-        self._gate = gate
-        self._hard_grace_s = hard_grace_s
-        self._buffer = Buffer()
-        self._held = False
+        super().__init__(outcomes, board, gate, hard_grace_s=hard_grace_s)
         self._tokens: SimpleQueue[Unit | None] = SimpleQueue()
         self._ended: deque[tuple[Unit | None, End]] = deque()
         self._collecting = False
         self._collected = 0
         self._runners = [_Runner(first_entry + index) for index in range(threads)]
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._begun = False
-        self.busy = 0
-        """Threads that were given a token and have not come to rest."""
-        self.on_rest: Callable[[], None] = _rest
-        """Told when threads have come to rest: there is room again."""
-        self.on_death: Callable[[str, BaseException], None] = _bear
+        self._has_threads = False
+        self.on_death: Callable[[str, BaseException], None] = unheard
         """Told, on the loop, of a thread that has ended by itself: it never should."""
-        self.started = 0
-        self.lease_until_s = float("inf")
 
     def start(self) -> None:
         """Remember the loop to report to."""
@@ -118,79 +104,36 @@ class ThreadLane:
 
     # --- what the worker does with it, on the loop -----------------------------------------------
 
-    def __len__(self) -> int:
-        """Return how many units wait."""
-        return len(self._buffer)
-
-    def put(self, unit: Unit) -> None:
-        """Buffer a unit; call `nudge` after the last of a batch."""
-        self._buffer.put(unit)
-
     def nudge(self) -> None:
-        """Let threads at what is buffered."""
-        if self._held or not len(self._buffer):
+        """Let threads at what waits."""
+        count = len(self.waiting)
+        if self._held or not count:
             return
-        if not self._begun and not self._begin():
+        if not self._has_threads and not self._get_threads():
             return
-        for _ in range(min(len(self._buffer), len(self._runners) - self.busy)):
+        for _ in range(min(count, len(self._runners) - self.busy)):
             self.busy += 1
             self._tokens.put(None)
 
-    def _begin(self) -> bool:
+    def _get_threads(self) -> bool:
         """Start the threads, or look again in a while."""
-        self._begun = True
+        self._has_threads = True
         if self._start_threads():
             return True
         if self._loop is not None:
-            self._loop.call_later(_NO_ROOM_S, self._begin_again)
+            self._loop.call_later(_NO_ROOM_S, self._get_threads_again)
         return False
 
-    def _begin_again(self) -> None:
-        if self._begin():
+    def _get_threads_again(self) -> None:
+        if self._get_threads():
             self.nudge()
-
-    def hold(self) -> None:
-        """Start nothing more."""
-        self._held = True
-
-    def unhold(self) -> None:
-        """Go on with what is buffered."""
-        self._held = False
-        self.nudge()
 
     def run_alone(self, unit: Unit) -> None:
         """Run this unit although held."""
-        if not self._begun:
-            self._begin()
+        if not self._has_threads:
+            self._get_threads()
         self.busy += 1
         self._tokens.put(unit)
-
-    def take_hoard(self, keep: int) -> list[Attempt]:
-        """Take out single jobs that wait beyond `keep` units."""
-        return self._buffer.take_hoard(keep)
-
-    def take_bunches(self, keep_items: int) -> list[Attempt]:
-        """Take out bunches that wait beyond so many items."""
-        return self._buffer.take_bunches(keep_items)
-
-    def items(self) -> int:
-        """Return how many items wait in bunches."""
-        return self._buffer.items()
-
-    def take_out(self, attempt: Attempt) -> bool:
-        """Take out a job that has not begun; False when it has, or is not here."""
-        return self._buffer.take_out(attempt)
-
-    def surplus(self, keep: int) -> list[Attempt]:
-        """Take out what waits beyond `keep` units, the last ones first."""
-        taken: list[Attempt] = []
-        while len(self._buffer) > keep:
-            unit = self._buffer.pop_last()
-            if isinstance(unit, Attempt):
-                taken.append(unit)
-            elif isinstance(unit, Bunch):
-                taken += unit.attempts
-        return taken
 
     def overdue(self, now_s: float) -> None:
         """Raise in threads whose handler is past its soft limit; called a few times a second."""
@@ -208,12 +151,7 @@ class ThreadLane:
         """Return the runs whose end has not been dealt with, be their handlers done or not."""
         units = [runner.last for runner in self._runners]
         units += [unit for unit, _ in self._ended.copy()]
-        runs: dict[Attempt, None] = {}
-        for unit in units:
-            if isinstance(unit, Attempt):
-                runs[unit] = None
-            elif unit is not None:
-                runs.update(dict.fromkeys(unit.attempts))
+        runs = dict.fromkeys(run for unit in units if unit is not None for run in unit.attempts)
         return [run for run in runs if not run.finished]
 
     def give_back_running(self) -> None:
@@ -242,7 +180,7 @@ class ThreadLane:
                 while (unit := self._next()) is not None:
                     runner.last = unit
                     self._report(unit, self._one(runner, unit))
-            self._report(None, _rest)
+            self._report(None, unheard)
 
     def _run_suspect(self, runner: _Runner, unit: Unit) -> None:
         if monotonic() >= self.lease_until_s:
@@ -259,47 +197,39 @@ class ThreadLane:
     def _next(self) -> Unit | None:
         if self._held or monotonic() >= self.lease_until_s:
             return None
-        return self._buffer.pop()
+        return self.waiting.pop()
 
     def _one(self, runner: _Runner, unit: Unit) -> End:
         """Run a unit and return what is to be done with its end, on the loop."""
         now_s = monotonic()
         unit.started_s = now_s
-        hard_ns = int((now_s + unit.soft_limit_s + self._hard_grace_s) * 1e9)
         try:
             if isinstance(unit, Attempt):
-                return self._attempt(runner, unit, hard_ns)
-            return self._bunch(runner, unit, hard_ns)
+                return self._attempt(runner, unit, now_s)
+            return self._bunch(runner, unit, now_s)
         except Exception as error:  # noqa: BLE001 - that job's alone, and the thread goes on
             self._board.end(runner.entry)
             return partial(self._outcomes.defect, unit, error)
 
-    def _attempt(self, runner: _Runner, attempt: Attempt, hard_ns: int) -> End:
+    def _attempt(self, runner: _Runner, attempt: Attempt, now_s: float) -> End:
         outcomes = self._outcomes
-        try:
-            payload = decode_payload(attempt.job.payload_json)
-        except DecodeError as error:
-            return partial(outcomes.broken_payload, attempt, error)
-        if type(payload) is not dict:
-            misfit = TypeError(f"the payload must be an object, not {type(payload).__name__}")
-            return partial(outcomes.broken_payload, attempt, misfit)
-        self.started += 1
-        self._board.begin(runner.entry, attempt.job_id, hard_ns)
+        payload = self._begin(runner.entry, attempt, now_s)
+        if not isinstance(payload, dict):
+            return partial(outcomes.broken_payload, attempt, payload)
         token = running_job.set(attempt)
-        value, raised = self._call(runner, attempt, (), cast("dict[str, Any]", payload))
+        value, raised = self._call(runner, attempt, (), payload)
         running_job.reset(token)
         self._board.end(runner.entry)
         if raised is not None:
             return partial(outcomes.raised, attempt, raised)
         return partial(outcomes.complete, attempt, value)
 
-    def _bunch(self, runner: _Runner, bunch: Bunch, hard_ns: int) -> End:
+    def _bunch(self, runner: _Runner, bunch: Bunch, now_s: float) -> End:
         outcomes = self._outcomes
         items = Items(bunch)
         if not items.values:
             return partial(items.returned, outcomes, None)
-        self.started += len(items.attempts)
-        taken = self._board.begin_all(items.attempts, hard_ns)
+        taken = self._begin_all(items.attempts, bunch.soft_limit_s, now_s)
         answer, raised = self._call(runner, bunch, (items.values,), {})
         self._board.end_all(taken)
         if raised is not None:
@@ -366,11 +296,3 @@ class ThreadLane:
 
 def _let_strike() -> None:
     """Do nothing: what was raised in this thread arrives, at the latest, when a function begins."""
-
-
-def _rest() -> None:
-    """Do nothing: a thread came to rest."""
-
-
-def _bear(_name: str, _error: BaseException) -> None:
-    """Do nothing."""

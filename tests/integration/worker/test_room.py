@@ -42,7 +42,7 @@ def blocking(release: threading.Event) -> Callable[[], None]:
 
 def buffered(worker: Running) -> int:
     """Return how many units wait within a worker."""
-    return len(worker.worker._loop_lane) + len(worker.worker._thread_lane)
+    return len(worker.worker._loop_lane.waiting) + len(worker.worker._thread_lane.waiting)
 
 
 # --- threads --------------------------------------------------------------------------------------

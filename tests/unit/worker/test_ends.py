@@ -54,7 +54,7 @@ async def test_no_thread_begins_anything_once_the_lease_has_ended() -> None:
     lane.start()
     lane.lease_until_s = monotonic() - 0.001
     lease = Lease("e", "r", 2)
-    lane.put(attempt(lease, began.set))
+    lane.waiting.put(attempt(lease, began.set))
     lane.nudge()
 
     async def idle() -> None:
@@ -71,4 +71,4 @@ async def test_no_thread_begins_anything_once_the_lease_has_ended() -> None:
     await idle()
     assert not began.is_set()
     assert gate.take_suspects() == [suspect]
-    assert len(lane) == 1
+    assert len(lane.waiting) == 1

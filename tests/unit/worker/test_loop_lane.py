@@ -70,12 +70,12 @@ class Yard:
     def put(self, *units: Attempt | Bunch) -> None:
         """Buffer units and have them begun."""
         for unit in units:
-            self.lane.put(unit)
+            self.lane.waiting.put(unit)
         self.lane.nudge()
 
     async def rested(self) -> None:
         """Wait until every runner rests."""
-        await reached(lambda: not self.lane.busy and (not len(self.lane) or self.gate.held))
+        await reached(lambda: not self.lane.busy and (not len(self.lane.waiting) or self.gate.held))
 
 
 @asynccontextmanager
@@ -352,19 +352,6 @@ async def test_whoever_rests_says_so() -> None:
         one.put(one.attempt("a", nothing))
         await reached(lambda: rests)
         assert rests == [0]
-
-
-@pytest.mark.parametrize(("keep", "left"), [(0, ""), (2, "ab"), (3, "abc"), (9, "abc")])
-async def test_what_waits_beyond_a_number_is_taken_out(keep: int, left: str) -> None:
-    """The last ones first, and not one more."""
-    async with yard() as one:
-        one.lane.hold()
-        one.put(*(one.attempt(name, nothing) for name in "abc"))
-        taken = [attempt.id for attempt in one.lane.surplus(keep)]
-        assert taken == list(reversed("abc"[len(left) :]))
-        one.lane.unhold()
-        await one.rested()
-        assert one.done == [name.encode() for name in left]
 
 
 async def test_a_bunch_that_cancels_itself_was_not_too_late() -> None:

@@ -99,6 +99,16 @@ def test_a_buffer_gives_up_the_last_ones_first_and_takes_back_at_the_front() -> 
     assert list(iter(buffer.pop, None)) == units[1:3]
 
 
+def test_everything_is_taken_out_of_a_buffer_the_last_ones_first() -> None:
+    """Runs, be they alone or in bunches; nothing is left."""
+    buffer = Buffer()
+    units = [attempt("a", "high"), bunch("x", "y"), attempt("b"), attempt("c", "low")]
+    for unit in units:
+        buffer.put(unit)
+    assert [run.id for run in buffer.take_all()] == ["c", "b", "x", "y", "a"]
+    assert len(buffer) == 0
+
+
 def test_a_hoard_is_made_of_single_jobs_alone() -> None:
     """Bunches stay, in their order, whatever lies around them."""
     buffer = Buffer()
