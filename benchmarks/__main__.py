@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from bananas import speedups
-from benchmarks.cases import run_cases
+from benchmarks.cases import run_cases, said_cases
 from benchmarks.conditions import commit, conditions, free_share, load, machine_kind
-from benchmarks.report import append_history, plot, put_in, said_conditions, table
+from benchmarks.publish import publish_aims, publish_bench
+from benchmarks.report import plot, said
+from benchmarks.runs import append
 from benchmarks.scenarios import SCENARIOS, Sample
 from benchmarks.setup import Setup
 from servers import KINDS, MORE_KINDS, available
@@ -25,10 +27,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-HERE: Final = Path(__file__).parent
-README: Final = HERE / "README.md"
 _FREE: Final = 0.93
-QUICK: Final = {"jobs": 2_000, "probes": 20, "load_per_s": 2_000}
+QUICK: Final = {"jobs": 2_000, "probes": 20, "idle_s": 1.0}
 
 
 def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Callable[[F], F]:
@@ -51,7 +51,7 @@ def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Cal
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON.")
 @click.option("--no-history", is_flag=True, help="Do not keep the figures.")
-@click.option("--readme", is_flag=True, help="Put the table into benchmarks/README.md too.")
+@click.option("--readme", is_flag=True, help="Put tables and picture into benchmarks/README.md.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Where to draw.")
 @knob("--jobs", click.IntRange(100), "Jobs a measurement of throughput.")
 @knob("--payload-bytes", click.IntRange(8), "Of each job.")
@@ -64,7 +64,12 @@ def knob(name: str, kind: click.ParamType[Any] | type[str], meaning: str) -> Cal
 @knob("--persistence", click.Choice(["none", "aof", "synced"]), "Append-only file or nothing.")
 @knob("--durability", click.Choice(["memory", "fsync", "replica"]), "Of what is enqueued.")
 @knob("--probes", click.IntRange(1), "Jobs a measurement of latency.")
-@knob("--load-per-s", click.IntRange(100), "Jobs a second beside the probes under load.")
+@knob(
+    "--load-per-s",
+    click.IntRange(0),
+    "Jobs a second beside the probes under load, 0 = half of a drain.",
+)
+@knob("--idle-s", click.FloatRange(0.1), "How long an idle fleet is watched.")
 def main(  # noqa: PLR0913 - one a flag
     *,
     only: str | None,
@@ -82,6 +87,8 @@ def main(  # noqa: PLR0913 - one a flag
     Each sample has a server and processes of its own; repeats are interleaved, so that a busy
     neighbour is shared by all lines of the table.
     """
+    if readme and (quick or only):
+        raise click.UsageError("--readme wants a whole run")
     given = {name: value for name, value in knobs.items() if value is not None}
     setup = Setup(**((QUICK if quick else {}) | given))
     if not speedups.COMPILED and "core" not in given:
@@ -105,18 +112,13 @@ def main(  # noqa: PLR0913 - one a flag
         run["cases"] = run_cases(quick=quick, server=setup.server)
     _measure(run, setup, patience_s)
     run["load_at_end"] = load()
-    figures = f"{table(run['samples'])}\n\n{said_conditions(run)}"
-    print(json.dumps(run) if as_json else f"\n{figures}")
-    if quick:
-        _draw(run, picture)
-        return
-    if not no_history:
-        path = append_history(HERE / "history", machine_kind(run["conditions"]), run)
-        _say(f"kept in benchmarks/history/{path.name}")
-        picture = picture or path.with_suffix(".svg")
+    print(json.dumps(run) if as_json else f"\n{said(run)}\n\n{said_cases(run['cases'])}")
     _draw(run, picture)
+    if not quick and not no_history:
+        _say(f"kept in benchmarks/history/{append('bench', run).name}")
     if readme:
-        README.write_text(put_in(README.read_text(), figures))
+        publish_bench(run)
+        publish_aims(machine_kind(run["conditions"]))
 
 
 def _chosen(only: str | None) -> list[str]:

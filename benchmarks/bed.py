@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import psutil
 
+from bananas.keys import Keys
 from benchmarks import ROOT
+from benchmarks.records import PLACE
 from benchmarks.workload import STARTS_VARIABLE
 from servers import Server
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 0.003
+_SENT: Final = ("evalsha", "eval", "blpop")
 
 
 class BedError(Exception):
@@ -171,6 +174,27 @@ class Bed:
         """Return the CPU time of the server's process, seconds, in us."""
         info: dict[str, Any] = self.redis.info("cpu")
         return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+    def commands(self) -> int:
+        """Return how many commands the server has run, those inside of scripts included."""
+        info: dict[str, Any] = self.redis.info("stats")
+        return int(info["total_commands_processed"])
+
+    def sent(self) -> int:
+        """Return how many scripts and waits processes of ours have asked the server for."""
+        stats: dict[str, Any] = self.redis.info("commandstats")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in _SENT)
+
+    def used_bytes(self) -> int:
+        """Return the memory that the server has allocated."""
+        info: dict[str, Any] = self.redis.info("memory")
+        return int(info["used_memory"])
+
+    def record_bytes(self) -> int:
+        """Return how long the record of some job that waits is."""
+        keys = Keys()
+        job_id = self.redis.lindex(keys.waiting(PLACE), 0)
+        return int(self.redis.strlen(keys.job(job_id.decode())))
 
     def freeze_workers(self) -> None:
         """Hold the worker processes still, as they wait for work."""

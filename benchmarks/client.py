@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 import time
@@ -113,19 +114,23 @@ async def enqueue(options: Options) -> Measured:
 
 
 async def paced(options: Options) -> Measured:
-    """Enqueue `per_s` jobs a second for `for_s` seconds, in steps of 10 ms."""
-    payload = _payload(options)
-    step = max(1, options["per_s"] // 100)
+    """Enqueue `per_s` jobs a second until SIGTERM: every 2 ms as many as are due by then.
+
+    What was late is made up for, so `jobs` by `seconds` falls short only if this client cannot.
+    """
+    payload, jobs, stop = _payload(options), 0, asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with app:
         await noop_async.enqueue(**payload)
         with _timed() as timing:
-            ends = time.perf_counter() + options["for_s"]
-            next_at = time.perf_counter()
-            while next_at < ends:
-                await noop_async.enqueue_many([payload] * step)
-                next_at += 0.01
-                await asyncio.sleep(max(0.0, next_at - time.perf_counter()))
-    return timing.measured()
+            began_s = now_s = time.perf_counter()
+            while not stop.is_set() and now_s < began_s + options["at_most_s"]:
+                due = int((now_s - began_s) * options["per_s"]) - jobs
+                await noop_async.enqueue_many([payload] * due)
+                jobs += due
+                await asyncio.sleep(max(0.0, now_s + 0.002 - time.perf_counter()))
+                now_s = time.perf_counter()
+    return timing.measured(jobs=jobs)
 
 
 async def probes(options: Options) -> Measured:

@@ -10,11 +10,14 @@ import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bananas import speedups
 from benchmarks import ROOT
 from servers import KINDS, MORE_KINDS, available, version_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SPIN_S: Final = 0.2
 _PACKAGES: Final = ("uvloop", "hiredis", "orjson", "uvicorn", "starlette")
@@ -100,3 +103,20 @@ def machine_kind(known: dict[str, Any]) -> str:
     text = f"{known['system']} {known['cpu']} {known['cores']} cores".lower()
     text = re.sub(r"\((?:r|tm)\)|@.*?ghz|processor|cpu", " ", text)
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+
+
+def said(run: Mapping[str, Any]) -> str:
+    """Return the conditions of a run of curves or of a budget, for people."""
+    known, knobs, free = run["conditions"], run["parameters"], sorted(run["free_shares"])
+    dirty = " and changes" if run["dirty"] else ""
+    shares = f"{free[len(free) // 2]:.0%} ({free[0]:.0%} to {free[-1]:.0%})" if free else "some"
+    missing = f" {len(run['failures'])} points are missing." if run["failures"] else ""
+    return (
+        f"{run['date']}, commit {run['commit'] or 'unknown'}{dirty}. {known['cpu']}, "
+        f"{known['cores']} cores, {known['system']}; load at start {known['load_at_start'][0]}, at "
+        f"the end {run['load_at_end'][0]}; before each sample {shares} of the cores were free. "
+        f"Python {known['python']}, {known['core']} core; {known['servers'][0]}, unix socket, no "
+        f"persistence. At most {knobs['jobs']:,} jobs a sample, of {knobs['payload_bytes']} bytes "
+        f"where nothing else is said, {run['repeats']} repeats, interleaved: median (min to max)."
+        f"{missing} CPU in µs a job."
+    )

@@ -1,9 +1,7 @@
-"""One run's figures as a table, as a plot, and as a line of history."""
+"""One run's figures as a table and as a plot."""
 
 from __future__ import annotations
 
-import json
-import re
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,16 +28,23 @@ def spread(samples: Sequence[Sample], figure: str) -> tuple[float, float, float]
     return (min(values), median(values), max(values)) if values else None
 
 
+def said(run: Mapping[str, Any]) -> str:
+    """Return all that a run says of its samples."""
+    parts = (table(run["samples"]), notes(run["samples"]), said_conditions(run))
+    return "\n\n".join(filter(None, parts))
+
+
 def table(samples: Mapping[str, Sequence[Sample]]) -> str:
     """Return a markdown table: medians, with minimum and maximum."""
     lines = ["| " + " | ".join(_HEAD) + " |", "|---" + "|---:" * (len(_HEAD) - 1) + "|"]
     for name, of_scenario in samples.items():
-        scenario = SCENARIOS[name]
-        cells = [scenario.title]
+        if not any(figure in sample for sample in of_scenario for figure in _SHOWN):
+            continue
+        cells = [SCENARIOS[name].title + _load(of_scenario)]
         cells += [_cell(spread(of_scenario, figure), figure) for figure in _SHOWN]
-        cells.append(_target(scenario.target, of_scenario))
+        cells.append(_targets(SCENARIOS[name].targets, of_scenario))
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _cell(figures: tuple[float, float, float] | None, figure: str) -> str:
@@ -55,18 +60,62 @@ def _number(value: float, figure: str) -> str:
     return f"{value:.2f}" if figure.endswith("_ms") else f"{value:.1f}"
 
 
-def _target(target: tuple[str, float] | None, samples: Sequence[Sample]) -> str:
-    if target is None:
+def _load(samples: Sequence[Sample]) -> str:
+    """Say how much else was to be done while a latency was measured, where that is known."""
+    asked, reached = spread(samples, "asked_per_s"), spread(samples, "load_per_s")
+    if asked is None or reached is None:
         return ""
-    figure, wanted = target
-    figures = spread(samples, figure)
-    if figures is None:
-        return ""
-    if figure == "per_s":
-        return f"{wanted:,.0f} ({figures[1] / wanted:.0%})"
+    half = "half of a drain, " if spread(samples, "drained_per_s") else ""
     return (
-        f"{figure.removesuffix('_ms')} ≤ {wanted:g} ms ({'yes' if figures[1] <= wanted else 'no'})"
+        f": {half}{_number(reached[1], 'per_s')} jobs/s of {_number(asked[1], 'per_s')} asked for"
     )
+
+
+def _targets(targets: Mapping[str, float], samples: Sequence[Sample]) -> str:
+    return ", ".join(
+        _target(figure, wanted, found[1])
+        for figure, wanted in targets.items()
+        if (found := spread(samples, figure)) is not None
+    )
+
+
+def _target(figure: str, wanted: float, found: float) -> str:
+    if figure == "per_s":
+        return f"{wanted:,.0f} ({found / wanted:.0%})"
+    name, unit = figure.split("_")
+    unit = unit.replace("us", "µs")
+    return f"{name} ≤ {wanted:g} {unit} ({'yes' if found <= wanted else 'no'})"
+
+
+def notes(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Return in sentences what has no column: an idle fleet, a waiting job, the small processes."""
+    said: list[str] = []
+    if fleet := samples.get("fleet"):
+        costs = ", ".join(
+            f"{role} {_cell(spread(fleet, f'{role}_cpu_ms'), 'ms')}"
+            for role in ("worker", "warden", "supervisor", "server")
+        )
+        said.append(
+            f"An idle fleet asks the server {_cell(spread(fleet, 'sent_per_s'), 'each')} times a "
+            "second by worker process and warden, the one that is scheduler included (under 5 is "
+            f"to be reached), which is {_cell(spread(fleet, 'commands_per_s'), 'each')} commands a "
+            "second of all of them, those inside of scripts counted; CPU of a process, ms a "
+            f"second: {costs}."
+        )
+    if memory := samples.get("memory"):
+        said.append(
+            f"A waiting job takes {_cell(spread(memory, 'bytes'), 'each')} bytes in Redis, "
+            f"{_cell(spread(memory, 'beside_bytes'), 'each')} beside its record (200 at most are "
+            f"to be reached); {_cell(spread(memory, 'at_once_bytes'), 'each')} right after all "
+            "were enqueued, when the server may still be enlarging its table of keys."
+        )
+    others = spread([sample for taken in samples.values() for sample in taken], "other_us")
+    if others:
+        said.append(
+            f"Supervisor and warden together took {others[0]:.1f} to {others[2]:.1f} µs a job in "
+            "the drains; the kernel counts in 10 ms."
+        )
+    return "\n".join(said)
 
 
 def said_conditions(run: Mapping[str, Any]) -> str:
@@ -95,28 +144,6 @@ def _free(samples: Mapping[str, Sequence[Sample]]) -> str:
     return f"{shares[1]:.0%} ({shares[0]:.0%} to {shares[2]:.0%})"
 
 
-def append_history(folder: Path, kind: str, run: Mapping[str, Any]) -> Path:
-    """Add a run as one line to the history of its kind of machine; returns the file."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{kind}.jsonl"
-    with path.open("a") as history:
-        history.write(json.dumps(run, separators=(",", ":"), ensure_ascii=False) + "\n")
-    return path
-
-
-def put_in(text: str, figures: str, name: str = "figures") -> str:
-    """Return a document with what stands between its two marks of that name renewed.
-
-    Raises:
-        ValueError: It has no such marks.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"the document has no place for {name}")
-    return pattern.sub(lambda _: f"{begin}\n{figures}\n{end}", text)
-
-
 def plot(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:
     """Draw rates with their spread and targets, and CPU a job by process."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
@@ -133,9 +160,8 @@ def plot(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:
         low, middle, high = spread(samples[name], "per_s") or (0.0, 0.0, 0.0)
         rates.barh(at, middle, color="#e5b92b")
         rates.plot([low, high], [at, at], color="#333", linewidth=1.5)
-        target = SCENARIOS[name].target
-        if target is not None:
-            rates.plot([target[1]] * 2, [at - 0.4, at + 0.4], color="#b3261e", linewidth=2)
+        if wanted := SCENARIOS[name].targets.get("per_s"):
+            rates.plot([wanted] * 2, [at - 0.4, at + 0.4], color="#b3261e", linewidth=2)
         left = 0.0
         for figure, color in zip(
             _CPU, ("#5b8c5a", "#4f7cac", "#8e6c8a", "#c0504d", "#999"), strict=True

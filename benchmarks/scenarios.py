@@ -1,16 +1,17 @@
 """What the harness measures, one function each: a setup in, a sample out.
 
 A sample's figures: `per_s` jobs a second of wall time; `worker_us`, `client_us`,
-`server_us`, `api_us`, `other_us` CPU a job of each process, in us; `p50_ms`, `p99_ms`.
+`server_us`, `api_us`, `other_us` CPU a job of each process, in us; `p50_ms`, `p99_ms`. Those of
+`loaded_latency`, `idle_fleet` and `waiting_memory` are named there.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.bed import Bed, cpu_s
+from benchmarks.bed import PATIENCE_S, Bed, cpu_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,29 +21,34 @@ if TYPE_CHECKING:
 Sample = dict[str, float]
 
 CALLERS: Final = 50
-_LOADED_S: Final = 3.0
+_AT_REST_S: Final = 1.0
 
 
 def drain(setup: Setup) -> Sample:
     """Jobs wait; supervised workers, held still so far, are let go until all are completed."""
     with Bed(setup) as bed:
         bed.start_workers()
-        warm = bed.client("enqueue_many", jobs=2_000, kind=setup.kind)["accepted"]
-        bed.await_completed(warm)
-        bed.freeze_workers()
-        jobs = bed.client("enqueue_many", jobs=setup.jobs, kind=setup.kind)["accepted"]
-        server_s, workers_s, others_s = bed.server_cpu_s(), cpu_s(bed.workers), cpu_s(bed.others)
-        began_s = time.perf_counter()
-        bed.thaw_workers()
-        bed.await_completed(warm + jobs)
-        seconds = time.perf_counter() - began_s
-        time.sleep(0.05)  # what is left to settle counts too, in CPU
-        return {
-            "per_s": jobs / seconds,
-            "worker_us": (cpu_s(bed.workers) - workers_s) / jobs * 1e6,
-            "server_us": (bed.server_cpu_s() - server_s) / jobs * 1e6,
-            "other_us": (cpu_s(bed.others) - others_s) / jobs * 1e6,
-        }
+        return _drain(bed)
+
+
+def _drain(bed: Bed) -> Sample:
+    setup = bed.setup
+    warm = bed.client("enqueue_many", jobs=2_000, kind=setup.kind)["accepted"]
+    bed.await_completed(warm)
+    bed.freeze_workers()
+    jobs = bed.client("enqueue_many", jobs=setup.jobs, kind=setup.kind)["accepted"]
+    server_s, workers_s, others_s = bed.server_cpu_s(), cpu_s(bed.workers), cpu_s(bed.others)
+    began_s = time.perf_counter()
+    bed.thaw_workers()
+    bed.await_completed(warm + jobs)
+    seconds = time.perf_counter() - began_s
+    time.sleep(0.05)  # what is left to settle counts too, in CPU
+    return {
+        "per_s": jobs / seconds,
+        "worker_us": (cpu_s(bed.workers) - workers_s) / jobs * 1e6,
+        "server_us": (bed.server_cpu_s() - server_s) / jobs * 1e6,
+        "other_us": (cpu_s(bed.others) - others_s) / jobs * 1e6,
+    }
 
 
 def enqueue_many(setup: Setup) -> Sample:
@@ -102,13 +108,79 @@ def idle_latency(setup: Setup) -> Sample:
 
 
 def loaded_latency(setup: Setup) -> Sample:
-    """The same while other jobs come at `load_per_s`."""
+    """The same while other jobs come at `load_per_s`, or at half of what was just drained.
+
+    `asked_per_s` is that rate, `load_per_s` the one that was reached beside the probes, and
+    `drained_per_s` stands there if it was measured.
+    """
     with Bed(setup) as bed:
         bed.start_workers()
-        loading = bed.begin_client("paced", per_s=setup.load_per_s, for_s=_LOADED_S + 1)
-        measured = bed.client("probes", **_probing(bed))
-        loading.kill()
-        return _latencies(measured)
+        drained = {} if setup.load_per_s else {"drained_per_s": _drain(bed)["per_s"]}
+        asked_per_s = setup.load_per_s or drained["drained_per_s"] / 2
+        done = bed.await_completed(0)
+        loading = bed.begin_client("paced", per_s=asked_per_s, at_most_s=PATIENCE_S)
+        bed.await_completed(done + int(asked_per_s / 4))  # the load has come up
+        measured = _latencies(bed.client("probes", **_probing(bed)))
+        loading.terminate()
+        load = bed.finish(loading)
+        return (
+            measured
+            | drained
+            | {
+                "asked_per_s": asked_per_s,
+                "load_per_s": load["jobs"] / load["seconds"],
+            }
+        )
+
+
+def idle_fleet(setup: Setup) -> Sample:
+    """A fleet that has worked and has nothing to do: what it costs the server and itself.
+
+    `sent_per_s`: commands that reach the server, scripts and waits, by worker process and warden;
+    `commands_per_s`: of all processes, with the commands inside of scripts. Each role's CPU is in
+    ms a second, `worker_cpu_ms` for each of the workers, and so on.
+    """
+    with Bed(setup) as bed:
+        bed.start_workers()
+        bed.await_completed(bed.client("enqueue_many", jobs=100, kind=setup.kind)["accepted"])
+        time.sleep(_AT_REST_S)
+        supervisor, *wardens = bed.others
+        roles = {"worker": bed.workers, "warden": wardens, "supervisor": [supervisor]}
+        before = {role: cpu_s(processes) for role, processes in roles.items()}
+        server_s, sent, commands = bed.server_cpu_s(), bed.sent(), bed.commands()
+        time.sleep(setup.idle_s)
+        commands = bed.commands() - commands - 1  # one was ours: it counts from the next
+        sent, server_s = bed.sent() - sent, bed.server_cpu_s() - server_s
+        used = {role: cpu_s(processes) - before[role] for role, processes in roles.items()}
+        used = {"server": server_s} | used | {"worker": used["worker"] / len(bed.workers)}
+        return {
+            "sent_per_s": sent / setup.idle_s / len([*bed.workers, *wardens]),
+            "commands_per_s": commands / setup.idle_s,
+        } | {f"{role}_cpu_ms": seconds * 1e3 / setup.idle_s for role, seconds in used.items()}
+
+
+def waiting_memory(setup: Setup) -> Sample:
+    """What a waiting job takes in the server: `at_once_bytes`, and `bytes` once it is at rest.
+
+    While many jobs come the server enlarges its table of keys and holds two of them for a while.
+    `beside_bytes` is what a job takes at rest beside its record.
+    """
+    with Bed(setup) as bed:
+        bed.client("enqueue_many", jobs=100, kind=setup.kind)
+        before = bed.used_bytes()
+        jobs = bed.client("enqueue_many", jobs=setup.jobs, kind=setup.kind)["accepted"]
+        at_once = at_rest = bed.used_bytes()
+        while True:
+            time.sleep(_AT_REST_S)
+            if (now := bed.used_bytes()) >= at_rest:
+                break
+            at_rest = now
+        taken = (at_rest - before) / jobs
+        return {
+            "at_once_bytes": (at_once - before) / jobs,
+            "bytes": taken,
+            "beside_bytes": taken - bed.record_bytes(),
+        }
 
 
 def _probing(bed: Bed) -> dict[str, Any]:
@@ -154,13 +226,13 @@ class Scenario:
         title: For people.
         measure: The function.
         changes: What it changes of the run's setup.
-        target: Of the project: figure and value to reach; None = none was set.
+        targets: Of the project: figure and value to reach; a rate at least, all else at most.
     """
 
     title: str
     measure: Callable[[Setup], Sample]
     changes: dict[str, Any]
-    target: tuple[str, float] | None = None
+    targets: dict[str, float] = field(default_factory=dict)
 
     def setup(self, of_run: Setup) -> Setup:
         """Return the setup it is measured with."""
@@ -175,16 +247,16 @@ _FSYNC: Final = {"durability": "fsync"}
 _REPLICA: Final = {"durability": "replica"}
 
 SCENARIOS: Final[dict[str, Scenario]] = {
-    "drain": Scenario("drain, async handlers", drain, {}, ("per_s", 100_000)),
+    "drain": Scenario("drain, async handlers", drain, {}, {"per_s": 100_000, "worker_us": 5.0}),
     "drain-kept": Scenario("… records kept 24 h", drain, {"retention_s": 86_400}),
-    "drain-sync": Scenario("… `def` in threads", drain, {"kind": "sync"}, ("per_s", 30_000)),
+    "drain-sync": Scenario("… `def` in threads", drain, {"kind": "sync"}, {"per_s": 30_000}),
     "drain-inline": Scenario("… `def` inline", drain, {"kind": "inline"}),
     "drain-batch": Scenario("… batches of 250", drain, {"kind": "batch"}),
     "drain-pure": Scenario("… pure core", drain, {"core": "pure"}),
     "drain-aof": Scenario("… append-only file", drain, {"persistence": "aof"}),
     "drain-valkey": Scenario("… Valkey", drain, {"server": "valkey"}),
-    "enqueue-many": Scenario("`enqueue_many`", enqueue_many, {}, ("per_s", 150_000)),
-    "enqueue-50": Scenario("`enqueue`, 50 tasks", enqueue_together, {}, ("per_s", 50_000)),
+    "enqueue-many": Scenario("`enqueue_many`", enqueue_many, {}, {"per_s": 150_000}),
+    "enqueue-50": Scenario("`enqueue`, 50 tasks", enqueue_together, {}, {"per_s": 50_000}),
     "enqueue-1": Scenario("`enqueue`, one by one", enqueue_alone, {}),
     "many-aof": Scenario("`enqueue_many`, memory, file synced each second", enqueue_many, _EACH_S),
     "many-synced": Scenario("… memory, file synced each write", enqueue_many, _EACH_WRITE),
@@ -196,8 +268,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "calls-fsync": Scenario("… `fsync`, the same", enqueue_durably, _EACH_WRITE | _FSYNC),
     "calls-fsync-1s": Scenario("… `fsync`, Redis 8, each second", enqueue_few, _REDIS8 | _FSYNC),
     "calls-replica": Scenario("… `replica`", enqueue_durably, _VALKEY | _REPLICA),
-    "ndjson": Scenario("`POST /jobs/batch`", post_ndjson, {}, ("per_s", 80_000)),
-    "post": Scenario("`POST /jobs`, 50 connections", post_single, {}, ("per_s", 15_000)),
-    "idle": Scenario("idle: enqueue → start", idle_latency, {}, ("p50_ms", 0.6)),
-    "loaded": Scenario("the same under load", loaded_latency, {}, ("p99_ms", 10.0)),
+    "ndjson": Scenario("`POST /jobs/batch`", post_ndjson, {}, {"per_s": 80_000}),
+    "post": Scenario(
+        "`POST /jobs`, 50 connections", post_single, {}, {"per_s": 15_000, "p99_ms": 10.0}
+    ),
+    "idle": Scenario("idle: enqueue → start", idle_latency, {}, {"p50_ms": 0.6, "p99_ms": 2.0}),
+    "loaded": Scenario("the same under load", loaded_latency, {}, {"p99_ms": 10.0}),
+    "fleet": Scenario("idle fleet", idle_fleet, {}, {"sent_per_s": 5.0}),
+    "memory": Scenario("waiting job", waiting_memory, {}, {"beside_bytes": 200.0}),
 }

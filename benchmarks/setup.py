@@ -28,7 +28,9 @@ class Setup:
         persistence: `aof` = append-only file, fsync every second; `synced` = at every write.
         durability: What jobs are enqueued with; for `replica` the server has one.
         probes: Jobs, in each measurement of latency.
-        load_per_s: Jobs a second beside the probes, when latency is measured under load.
+        load_per_s: Jobs a second beside the probes, when latency is measured under load; 0 = half
+            of what the same workers have drained a moment before.
+        idle_s: How long an idle fleet is watched.
     """
 
     jobs: int = 100_000
@@ -42,7 +44,8 @@ class Setup:
     persistence: Persistence = "none"
     durability: Durability = "memory"
     probes: int = 300
-    load_per_s: int = 20_000
+    load_per_s: int = 0
+    idle_s: float = 10.0
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the history."""

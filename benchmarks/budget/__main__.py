@@ -9,18 +9,18 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bananas import speedups
 from benchmarks import ROOT
 from benchmarks.budget.pieces import BATCH
-from benchmarks.budget.sheet import plot, rows, said_limits, table
+from benchmarks.budget.sheet import plot, said_budget
 from benchmarks.conditions import commit, conditions, free_share, load, machine_kind
 from benchmarks.curves.measures import life, limit
-from benchmarks.pages import PAGE, PICTURES, said
-from benchmarks.report import append_history, put_in
+from benchmarks.publish import publish_aims, publish_budget
+from benchmarks.runs import append
 from benchmarks.setup import Setup
 from servers import KINDS, Server, available
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.scenarios import Sample
-
-HISTORY: Final = ROOT / "benchmarks" / "history"
-PICTURE: Final = PICTURES / "performance-budget.svg"
 
 
 def alone(setup: Setup) -> Sample:
@@ -109,17 +106,14 @@ def main(  # noqa: PLR0913 - one a flag
             told = ", ".join(f"{figure} {value:,.4g}" for figure, value in sample.items())
             print(f"{repeat + 1}/{run['repeats']} {name}: {told}; {free:.0%} free", file=sys.stderr)
     run["load_at_end"] = load()
-    found = rows(run["samples"])
-    text = f"{table(found)}\n\n{said_limits(run['samples'])}\n\n{said(run)}"
-    print(json.dumps(run) if as_json else f"\n{text}")
+    print(json.dumps(run) if as_json else f"\n{said_budget(run)}")
     if picture is not None:
-        plot(found, picture)
+        plot(run["samples"], picture)
     if not quick and not no_history:
-        append_history(HISTORY, f"budget-{machine_kind(run['conditions'])}", run)
+        append("budget", run)
     if docs and not quick:
-        plot(found, PICTURE)
-        shown = f"![CPU a job by step](images/{PICTURE.name})\n\n{text}"
-        PAGE.write_text(put_in(PAGE.read_text(), shown, "budget"))
+        publish_budget(run)
+        publish_aims(machine_kind(run["conditions"]))
 
 
 if __name__ == "__main__":

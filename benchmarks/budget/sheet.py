@@ -5,7 +5,10 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.conditions import said
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.scenarios import Sample
@@ -19,27 +22,31 @@ STEPS: Final = ("enqueue", "dequeue", "run", "settle")
 COLORS: Final = ("#4f7cac", "#e5b92b", "#5b8c5a", "#c0504d")
 
 
-def rows(samples: Samples) -> Rows:
-    """Return who spends how much on which step, medians.
+def rows(samples: Samples) -> list[Rows]:
+    """Return, by repeat, who spends how much on which step.
 
     The server does not tell dequeue from settle while a worker drains, so what it spends then
     is divided as the bare client's calls are. A worker's `run` is what is left of its CPU when
     taking and settling, measured alone, are subtracted.
     """
+    repeats = max(map(len, samples.values()), default=0)
+    return [
+        _rows({part: taken[at] for part, taken in samples.items() if at < len(taken)})
+        for at in range(repeats)
+    ]
+
+
+def _rows(samples: dict[str, Sample]) -> Rows:
     found: Rows = {}
     for part, title in (("native", "native commands"), ("scripts", "scripts")):
-        of_part = _medians(samples.get(part, []))
-        if of_part:
+        if of_part := samples.get(part):
             for who in ("server", "client"):
                 found[f"{who}: {title}, bare client"] = {
                     step: of_part[f"{step}_{who}_us"] for step in STEPS if step != "run"
                 }
-    bare = _medians(samples.get("scripts", []))
+    bare = samples.get("scripts")
     for core in ("compiled", "pure"):
-        life, alone = (
-            _medians(samples.get(f"life-{core}", [])),
-            _medians(samples.get(f"pieces-{core}", [])),
-        )
+        life, alone = samples.get(f"life-{core}"), samples.get(f"pieces-{core}")
         if not life or not alone or not bare:
             continue
         share = bare["dequeue_server_us"] / (bare["dequeue_server_us"] + bare["settle_server_us"])
@@ -63,16 +70,30 @@ def _medians(samples: list[Sample]) -> Sample:
     return {figure: median(sample[figure] for sample in samples) for figure in samples[0]}
 
 
-def table(found: Rows) -> str:
-    """Return the sheet as a markdown table."""
+def said_budget(run: Mapping[str, Any]) -> str:
+    """Return all that a run says."""
+    samples = run["samples"]
+    return "\n\n".join((table(rows(samples)), said_limits(samples), said(run)))
+
+
+def table(found: Sequence[Rows]) -> str:
+    """Return the sheet as a markdown table: medians, with minimum and maximum."""
     lines = [
         "| CPU, µs a job | " + " | ".join(STEPS) + " | whole life |",
         "|---" + "|---:" * (len(STEPS) + 1) + "|",
     ]
-    for title, by_step in found.items():
-        cells = [f"{by_step[step]:.2f}" if step in by_step else "" for step in STEPS]
-        lines.append(f"| {title} | " + " | ".join(cells) + f" | **{sum(by_step.values()):.2f}** |")
+    for title in found[0] if found else ():
+        taken = [of_repeat[title] for of_repeat in found if title in of_repeat]
+        cells = [_cell([by_step[step] for by_step in taken if step in by_step]) for step in STEPS]
+        cells.append(_cell([sum(by_step.values()) for by_step in taken]))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"**{median(values):.2f}** ({min(values):.2f}–{max(values):.2f})"  # noqa: RUF001 - a range
 
 
 def said_limits(samples: Samples) -> str:
@@ -97,12 +118,20 @@ def _rate(cost_us: float) -> str:
     return f"{round(1e6 / cost_us, -3):,.0f}"
 
 
-def plot(found: Rows, path: Path) -> None:
-    """Draw each row as a bar, stacked by step."""
+def plot(samples: Samples, path: Path) -> None:
+    """Draw each row as a bar of medians, stacked by step."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
     from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
     mpl.rcParams["svg.hashsalt"] = "bananas"  # equal figures make equal files
+    repeats = rows(samples)
+    found = {
+        title: {
+            step: median(of_repeat[title][step] for of_repeat in repeats)
+            for step in repeats[0][title]
+        }
+        for title in repeats[0]
+    }
     chart = Figure(figsize=(11, 0.5 * len(found) + 1.4), layout="constrained")
     panel: Any = chart.subplots()
     titles = list(found)[::-1]

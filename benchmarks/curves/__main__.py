@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from bananas import speedups
-from benchmarks import ROOT
 from benchmarks.bed import BedError
-from benchmarks.conditions import commit, conditions, free_share, load, machine_kind
+from benchmarks.conditions import commit, conditions, free_share, load, machine_kind, said
 from benchmarks.curves.curve import CURVES
 from benchmarks.curves.picture import plot, tables
-from benchmarks.pages import PAGE, PICTURES, said
-from benchmarks.report import append_history, put_in
+from benchmarks.publish import publish_aims, publish_curves
+from benchmarks.runs import append
 from benchmarks.setup import Setup
 from servers import KINDS, available
 
 if TYPE_CHECKING:
     from benchmarks.curves.curve import Curve
 
-HISTORY: Final = ROOT / "benchmarks" / "history"
 QUICK_JOBS: Final = 2_000
-PICTURE: Final = PICTURES / "performance-curves.svg"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,16 +80,14 @@ def main(  # noqa: PLR0913 - one a flag
         _take(run, curve, setup, began_s + limit_s)
     run["seconds"] = round(time.monotonic() - began_s, 1)
     run["load_at_end"] = load()
-    text = f"{tables(run['curves'])}\n\n{said(run)}"
-    print(json.dumps(run) if as_json else f"\n{text}")
+    print(json.dumps(run) if as_json else f"\n{tables(run['curves'])}\n\n{said(run)}")
     if picture is not None:
         plot(run["curves"], picture)
     if not quick and not no_history:
-        append_history(HISTORY, f"curves-{machine_kind(run['conditions'])}", run)
+        append("curves", run)
     if docs:
-        plot(run["curves"], PICTURE)
-        shown = f"![Rates and CPU a job by size](images/{PICTURE.name})\n\n{text}"
-        PAGE.write_text(put_in(PAGE.read_text(), shown, "curves"))
+        publish_curves(run)
+        publish_aims(machine_kind(run["conditions"]))
     if run["failures"]:
         raise click.ClickException(f"{len(run['failures'])} points failed")
 

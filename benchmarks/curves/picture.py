@@ -32,6 +32,8 @@ _COLORS: Final = {
     "client_us": "#4f7cac", "api_us": "#8e6c8a", "worker_us": "#5b8c5a", "server_us": "#c0504d",
     "enqueue_server_us": "#d99a98", "per_s": "#b8860b", "enqueue_per_s": "#4f7cac",
 }  # fmt: skip
+BACKLOGS: Final = ("50000", "5000000")
+"""The sizes of the backlog's curve that are compared."""
 _LEAST_SPAN: Final = 10.0
 _DASHES: Final = ("-", "--", ":")
 
@@ -79,9 +81,9 @@ def _number(value: float, figure: str) -> str:
 def _ratio(name: str, found: Series) -> list[str]:
     """Compare the ends of the backlog's curve: the aim is ≥ 0.95 of the rate."""
     sizes = found.get("drain", {})
-    if name != "backlog" or not {"50000", "5000000"} <= sizes.keys():
+    if name != "backlog" or not set(BACKLOGS) <= sizes.keys():
         return []
-    few, many = sizes["50000"], sizes["5000000"]
+    few, many = (sizes[size] for size in BACKLOGS)
     rate, cost = (
         median(sample[figure] for sample in many) / median(sample[figure] for sample in few)
         for figure in ("per_s", "server_us")

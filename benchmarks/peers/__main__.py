@@ -9,28 +9,24 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks import ROOT
 from benchmarks.conditions import commit, conditions, free_share, load, machine_kind
 from benchmarks.peers.homes import HomeError, home
 from benchmarks.peers.measures import MEASURES
 from benchmarks.peers.peers import PEERS
 from benchmarks.peers.stage import Stage, StageError
-from benchmarks.peers.table import plot, settings, table
-from benchmarks.report import append_history, put_in
+from benchmarks.peers.table import plot, said
+from benchmarks.publish import publish_aims, publish_peers
+from benchmarks.runs import append
 
 if TYPE_CHECKING:
     from benchmarks.peers.measures import Measure
     from benchmarks.peers.peers import Peer
     from benchmarks.peers.stage import Figures
     from benchmarks.peers.table import Samples
-
-HERE: Final = Path(__file__).parent
-README: Final = HERE / "README.md"
-HISTORY: Final = ROOT / "benchmarks" / "history"
 
 
 def _picked(text: str | None, known: dict[str, Any], what: str) -> list[Any]:
@@ -103,17 +99,14 @@ def main(  # noqa: PLR0913 - one a flag
                 samples.setdefault(measured.name, {}).setdefault(peer.name, []).append(figures)
     run |= {"samples": samples, "load_at_end": load(), "free_shares": free}
     run["seconds"] = round(time.monotonic() - began_s, 1)
-    text = f"{table(samples, measures, peers)}\n\n{_said(run)}\n\n{settings(peers)}"
-    kind = f"peers-{machine_kind(run['conditions'])}"
     if not no_history:
-        append_history(HISTORY, kind, run)
+        append("peers", run)
     if readme:
-        plot(samples, measures, peers, HERE / "peers.svg")
-        shown = f"![Each measure by peer](peers.svg)\n\n{text}"
-        README.write_text(put_in(README.read_text(), shown))
+        publish_peers(run)
+        publish_aims(machine_kind(run["conditions"]))
     if picture is not None:
         plot(samples, measures, peers, picture)
-    click.echo(json.dumps(run, indent=2) if as_json else text)
+    click.echo(json.dumps(run, indent=2) if as_json else said(run))
 
 
 def _is_installed(peer: Peer) -> bool:
@@ -144,20 +137,6 @@ def _take(peer: Peer, measured: Measure, jobs: int, probes: int, turn: str) -> F
         return None
     best = max if measured.better == "more" else min
     return best(taken, key=lambda figures: figures[measured.figure])
-
-
-def _said(run: dict[str, Any]) -> str:
-    known = run["conditions"]
-    free = sorted(run["free_shares"])
-    return (
-        f"{run['date']}, commit {run['commit'] or 'unknown'}. {known['cpu']}, {known['cores']} "
-        f"cores, {known['system']}; before each sample {free[len(free) // 2]:.0%} "
-        f"({free[0]:.0%} to {free[-1]:.0%}) of the cores were free. Python {known['python']}; "
-        f"{known['servers'][0]}, TCP loopback, no persistence.\n"
-        f"{run['parameters']['jobs']:,} jobs of 200 bytes times the scale of a peer, "
-        f"{run['parameters']['probes']} probes, {run['parameters']['repeats']} repeats, "
-        f"interleaved: median (min to max). CPU in µs a job. {run['seconds']:,.0f} s in all."
-    )
 
 
 if __name__ == "__main__":

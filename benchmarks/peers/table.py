@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.peers.measures import MEASURES
+from benchmarks.peers.peers import PEERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.peers.measures import Measure
@@ -114,10 +117,39 @@ def _details(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer
     return parts
 
 
-def settings(peers: Sequence[Peer]) -> str:
+def chosen(run: Mapping[str, Any]) -> tuple[list[Measure], list[Peer]]:
+    """Return what was measured in a run, and of whom."""
+    return (
+        [measure for name, measure in MEASURES.items() if name in run["samples"]],
+        [peer for peer in PEERS if peer.name in run["versions"]],
+    )
+
+
+def said(run: Mapping[str, Any]) -> str:
+    """Return all that a run says."""
+    measures, peers = chosen(run)
+    settings = _settings(peers, run["versions"])
+    return f"{table(run['samples'], measures, peers)}\n\n{_conditions(run)}\n\n{settings}"
+
+
+def _conditions(run: Mapping[str, Any]) -> str:
+    known, knobs = run["conditions"], run["parameters"]
+    free = sorted(run["free_shares"])
+    return (
+        f"{run['date']}, commit {run['commit'] or 'unknown'}. {known['cpu']}, {known['cores']} "
+        f"cores, {known['system']}; before each sample {free[len(free) // 2]:.0%} "
+        f"({free[0]:.0%} to {free[-1]:.0%}) of the cores were free. Python {known['python']}; "
+        f"{known['servers'][0]}, TCP loopback, no persistence.\n"
+        f"{knobs['jobs']:,} jobs of 200 bytes times the scale of a peer, {knobs['probes']} probes, "
+        f"{knobs['repeats']} repeats, interleaved: median (min to max). CPU in µs a job. "
+        f"{run['seconds']:,.0f} s in all."
+    )
+
+
+def _settings(peers: Sequence[Peer], versions: Mapping[str, str]) -> str:
     """Return how each peer was set up, as a markdown table."""
     rows = [
-        f"| {peer.name} | {peer.version or 'this'} | {peer.settings} | {peer.scale:g} |"
+        f"| {peer.name} | {versions[peer.name]} | {peer.settings} | {peer.scale:g} |"
         for peer in peers
     ]
     return "\n".join(["| peer | version | set up | jobs × |", "|---|---|---|---:|", *rows])  # noqa: RUF001 - times

@@ -10,16 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import runs
 from benchmarks.__main__ import main
 from benchmarks.conditions import conditions, machine_kind
-from benchmarks.report import (
-    append_history,
-    plot,
-    put_in,
-    said_conditions,
-    spread,
-    table,
-)
+from benchmarks.publish import put_in
+from benchmarks.report import notes, plot, said_conditions, spread, table
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.setup import Setup
 
@@ -29,7 +24,7 @@ SAMPLES = {
         {"per_s": 50_000.0, "worker_us": 9.0, "server_us": 5.0},
         {"per_s": 60_000.0, "worker_us": 7.0, "server_us": 4.5},
     ],
-    "idle": [{"p50_ms": 0.5, "p99_ms": 1.5}],
+    "idle": [{"p50_ms": 0.5, "p99_ms": 2.5}],
 }
 
 
@@ -61,15 +56,50 @@ def test_table_shows_every_scenario_with_its_target() -> None:
     assert len({line.count("|") for line in (head, drain, idle)}) == 1
     assert "**60,000**" in drain
     assert "100,000 (60%)" in drain
-    assert "p50 ≤ 0.6 ms (yes)" in idle
+    assert "p50 ≤ 0.6 ms (yes), p99 ≤ 2 ms (no)" in idle
 
 
-def test_history_keeps_a_line_a_run(tmp_path: Path, run: dict[str, Any]) -> None:
+def test_a_load_is_told_with_what_was_reached_of_it() -> None:
+    """Beside a latency under load stand the rate asked for and the one that came about."""
+    fixed = {"p50_ms": 0.5, "p99_ms": 3.0, "asked_per_s": 60_000.0, "load_per_s": 58_000.0}
+    assert "under load: 58,000 jobs/s of 60,000 asked for |" in table({"loaded": [fixed]})
+    half = fixed | {"drained_per_s": 120_000.0}
+    assert "under load: half of a drain, 58,000 jobs/s of 60,000" in table({"loaded": [half]})
+    assert "the same under load |" in table({"loaded": [{"p50_ms": 0.5, "p99_ms": 3.0}]})
+
+
+def test_what_has_no_column_is_told_beneath() -> None:
+    """An idle fleet and a waiting job are no lines of the table, but sentences."""
+    samples = {
+        "drain": [{"per_s": 1.0, "other_us": 0.1}],
+        "fleet": [
+            {"sent_per_s": 4.0, "commands_per_s": 90.0}
+            | {f"{role}_cpu_ms": 2.0 for role in ("worker", "warden", "supervisor", "server")}
+        ],
+        "memory": [{"bytes": 670.0, "beside_bytes": 198.0, "at_once_bytes": 700.0}],
+    }
+    assert len(table(samples).splitlines()) == 3
+    fleet, job, others = notes(samples).splitlines()
+    assert "**4.0** (4.0–4.0) times a second" in fleet  # noqa: RUF001 - a range
+    assert "**198.0**" in job
+    assert "0.1 to 0.1 µs" in others
+    assert not notes({"idle": SAMPLES["idle"]})
+
+
+def test_history_keeps_a_line_a_run(
+    tmp_path: Path, run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Runs are added to what is there, each one line that reads back as it was."""
-    path = append_history(tmp_path / "history", "some-kind", run)
-    append_history(tmp_path / "history", "some-kind", run)
+    monkeypatch.setattr(runs, "HISTORY", tmp_path / "history")
+    later = run | {"date": "2026-11-24T04:00:00Z"}
+    path = runs.append("bench", run)
+    assert runs.append("bench", later) == path
     lines = path.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [run, run]
+    assert [json.loads(line) for line in lines] == [run, later]
+    kind = machine_kind(run["conditions"])
+    assert list(runs.newest_first("bench", kind)) == [later, run]
+    assert runs.newest("bench", kind, lambda kept: kept["date"] < later["date"]) == run
+    assert list(runs.newest_first("curves", kind)) == []
 
 
 def test_history_names_no_host_and_no_path(run: dict[str, Any]) -> None:
