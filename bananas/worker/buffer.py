@@ -45,13 +45,15 @@ class Buffer:
     def pop(self) -> Unit | None:
         """Return the next unit, or None."""
         # A look first: to catch an error costs 0.2 us, and the first queue is mostly empty.
-        for queue in (self._high, self._normal, self._low):
-            if queue:
-                try:
-                    return queue.popleft()
-                except IndexError:  # another thread was faster
-                    continue
-        return None
+        # No loop over the queues: it took 2 % of a no-op job.
+        try:
+            if self._high:
+                return self._high.popleft()
+            if self._normal:
+                return self._normal.popleft()
+            return self._low.popleft() if self._low else None
+        except IndexError:  # another thread was faster
+            return self.pop()
 
     def pop_last(self) -> Unit | None:
         """Return the unit that would come last, or None."""
