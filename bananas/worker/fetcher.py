@@ -1,7 +1,8 @@
 """Keeps the lanes fed: asks for the next jobs before the last are done, and for no more.
 
-How much that is its owner says (`room`). Without work it blocks on the wake markers; a
-lost marker costs one poll interval.
+How much that is its owner says (`room`). While answers come full a second call is under
+way behind the first, so that the server and the lanes do not wait for each other. Without
+work it blocks on the wake markers; a lost marker costs one poll interval.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class Fetcher:
         """Fetch nothing while True: the worker is quiet or leaving, or has no epoch."""
         self.starved = False
         """Whether it waits for room, or for whatever else makes the appetite 0."""
-        self.in_flight: str | None = None
-        """The request that waits for its answer."""
+        self.in_flight: set[str] = set()
+        """The requests that wait for their answers: two while answers come full, else one."""
+        self._behind: asyncio.Task[Batch | None] | None = None  # the call sent behind the first
         self.answered_ns = 0
         """CLOCK_MONOTONIC of the last answer; 0 = none yet."""
 
@@ -108,31 +110,47 @@ class Fetcher:
 
     def cut(self) -> None:
         """Drop the call under way: what its answer would bring goes back with the epoch."""
-        for task in self.tasks:
-            task.cancel()
-        if self._woken is not None:
-            self._woken.cancel()
+        for task in (*self.tasks, self._behind, self._woken):
+            if task is not None:
+                task.cancel()
+
+    def _wanted(self) -> int:
+        """Return how many jobs to ask for now, beside those that a call is to bring."""
+        if self.closed or self._stopping:
+            return 0
+        return self._appetite() - (self._batch if self._behind else 0)
 
     async def _fetch_for_ever(self) -> None:
-        while not self._stopping:
-            wanted = 0 if self.closed else self._appetite()
-            if wanted <= 0:
+        plenty = False
+        while not self._stopping or self._behind is not None:
+            wanted = self._wanted()
+            call, self._behind = self._behind, None
+            if call is not None:
+                limit = self._batch
+            elif wanted > 0:
+                limit = min(wanted, self._batch)
+                wanted -= limit
+            else:
                 self.starved = True
                 await self._stirred.wait()
                 self.starved = False
                 self._stirred.clear()
                 continue
+            if plenty and wanted >= self._batch:
+                # one process drains 1.27 times as many no-op jobs so, two on two cores 1.1 times
+                self._behind = asyncio.create_task(self._fetch(self._batch))
+            plenty = False
             try:
-                limit = min(wanted, self._batch)
-                batch = await self._fetch(limit)
+                batch = await (call or self._fetch(limit))
                 if batch is None:
                     continue
-                if 0 < len(batch.jobs) < limit:
+                plenty = _is_full(batch, limit)
+                if plenty or self._behind is not None:
+                    continue
+                if batch.jobs:
                     await asyncio.sleep(0)  # it begins before more is asked for, not after
-                elif not batch.jobs:
-                    more = await self._sorter.sort()
-                    if not more and not self._stopping:
-                        await self._wait_for_work()
+                elif not await self._sorter.sort() and not self._stopping:
+                    await self._wait_for_work()
             except BrokerError as error:
                 log.warning("cannot fetch: %s", error)
                 await self._pause(_PAUSE_S)
@@ -141,14 +159,12 @@ class Fetcher:
         """Ask once; returns None when there is reason to ask anew at once."""
         broker = self._broker
         places = self._service.places(self._known, broker.specials)
-        self.in_flight = request_id()
-        epoch = self.epoch
+        request, epoch = request_id(), self.epoch
+        self.in_flight.add(request)
         try:
-            batch = await broker.dequeue(
-                self.in_flight, epoch, places, limit=limit, room_bytes=ROOM_BYTES
-            )
+            batch = await broker.dequeue(request, epoch, places, limit=limit, room_bytes=ROOM_BYTES)
         finally:
-            request, self.in_flight = self.in_flight, None
+            self.in_flight.discard(request)
         self.answered_ns = time.monotonic_ns()
         if batch is None:
             return None
@@ -197,3 +213,10 @@ class Fetcher:
             async with asyncio.timeout(seconds):
                 await self._stirred.wait()
                 self._stirred.clear()
+
+
+def _is_full(batch: Batch, limit: int) -> bool:
+    """Tell whether more may wait than came: it is as many as were asked for, or as had room."""
+    if len(batch.jobs) < limit:
+        return sum(len(job.record or b"") for job in batch.jobs) > ROOM_BYTES // 2
+    return True

@@ -444,7 +444,7 @@ class Worker:
         epoch = self.epoch
         leased = await self._broker.requests_of(epoch)
         # looked at after the answer: what was leased before it is here or under way
-        known = {*self._settler.requests, self._fetcher.in_flight}
+        known = {*self._settler.requests, *self._fetcher.in_flight}
         unknown = [request for request in leased if request not in known]
         step = await self._broker.reconcile(epoch, unknown, placed)
         if step.state == "fenced":

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,6 +157,32 @@ async def test_what_was_fetched_ahead_is_given_back_when_nothing_moves(
     audit = await bench.idle()
     assert audit.counters["completed"] == 901
     del release
+
+
+async def test_what_was_fetched_ahead_is_given_back_when_jobs_become_slow(bench: Bench) -> None:
+    """Quick jobs were fetched by the hundred, then each takes its time: others may have some."""
+    quick = asyncio.Event()
+    count: list[int] = []
+
+    async def t() -> None:
+        count.append(1)
+        if len(count) > 300:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(quick.wait(), 0.1)
+
+    bench.app.task(name="t")(t)
+    await bench.app.client.submit_many({"name": "t"} for _ in range(2_000))
+    worker = await bench.worker(worker_concurrency=2)
+    await until(lambda: len(count) > 300)
+    assert buffered(worker) > 100, "nothing was fetched ahead: this test needs it"
+
+    async def given_back() -> bool:
+        return (await bench.audit()).leased < 50
+
+    await until(given_back, within_s=15)  # in which 300 more could be done
+    quick.set()
+    audit = await bench.idle()
+    assert audit.counters["completed"] == 2_000
 
 
 # --- the gate -------------------------------------------------------------------------------------
