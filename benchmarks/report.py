@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Samples = dict[str, list["Sample"]]
 
-_CPU: Final = ("worker_us", "client_us", "api_us", "server_us", "other_us")
+_CPU: Final = ("worker_us", "client_us", "api_us", "server_us")
+_COLORS: Final = ("#5b8c5a", "#4f7cac", "#8e6c8a", "#c0504d")
 _HEAD: Final = (
     "what", "jobs/s", "worker", "client", "API", "server", "p50 ms", "p99 ms", "to reach",
 )  # fmt: skip
@@ -163,16 +164,19 @@ def plot(samples: Mapping[str, Sequence[Sample]], path: Path) -> None:
         if wanted := SCENARIOS[name].targets.get("per_s"):
             rates.plot([wanted] * 2, [at - 0.4, at + 0.4], color="#b3261e", linewidth=2)
         left = 0.0
-        for figure, color in zip(
-            _CPU, ("#5b8c5a", "#4f7cac", "#8e6c8a", "#c0504d", "#999"), strict=True
-        ):
+        for figure, color in zip(_CPU, _COLORS, strict=True):
             cost = spread(samples[name], figure)
-            if cost is not None:
-                costs.barh(at, cost[1], left=left, color=color, label=figure.removesuffix("_us"))
+            if cost is not None and cost[1]:
+                costs.barh(at, cost[1], left=left, color=color)
                 left += cost[1]
     rates.set_yticks(range(len(names)), titles)
-    rates.set_xlabel("jobs/s (line: min to max; red: to reach)")
-    costs.set_xlabel("CPU a job, µs")
-    legend = dict(zip(*costs.get_legend_handles_labels()[::-1], strict=True))
-    costs.legend(legend.values(), legend.keys(), fontsize="small")
+    rates.set_ylim(-0.7, len(names) - 0.3)
+    rates.xaxis.set_major_formatter(lambda value, _at: f"{value / 1_000:,.0f}")
+    rates.set_xlabel("thousand jobs a second (line: min to max; red: to reach)")
+    rates.set_title("Rate")
+    costs.set_xlabel("CPU, µs a job")
+    costs.set_title("CPU")
+    named = dict(zip(_HEAD[2:6], _COLORS, strict=True))
+    bars = [costs.barh(0, 0, color=color) for color in named.values()]
+    costs.legend(bars, named.keys(), fontsize="small")
     chart.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -148,6 +148,7 @@ def plot(samples: Samples, path: Path) -> None:
     panel.set_xlim(0, widest * 1.07)
     panel.set_yticks(range(len(titles)), titles)
     panel.set_xlabel("CPU, µs a job")
+    panel.set_title("A job's CPU by step")
     handles, labels = panel.get_legend_handles_labels()
     panel.legend(handles[: len(STEPS)], labels[: len(STEPS)], loc="upper right")
     chart.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

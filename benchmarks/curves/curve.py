@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from benchmarks.bed import Bed
-from benchmarks.curves.measures import Line, calls, drained, life, limit, requests
+from benchmarks.curves.measures import Line, calls, drained, far_keys, life, limit, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +75,7 @@ def _processes(setup: Setup, sizes: tuple[int, ...], _beds: ExitStack) -> Iterat
 def _concurrencies(setup: Setup, sizes: tuple[int, ...], _beds: ExitStack) -> Iterator[Point]:
     for size in sizes:
         jobs = min(setup.jobs, 250 * size)
-        sized = replace(setup, jobs=jobs, concurrency=size, kind="wait")
+        sized = replace(setup, jobs=jobs, procs="2", concurrency=size, kind="wait")
         yield "10 ms", size, partial(drained, sized)
 
 
@@ -113,6 +113,13 @@ def _backlogs(setup: Setup, sizes: tuple[int, ...], beds: ExitStack) -> Iterator
             yield "drain", size, partial(at, size)
 
 
+def _keys(setup: Setup, sizes: tuple[int, ...], _beds: ExitStack) -> Iterator[Point]:
+    at_hand = psutil.virtual_memory().available * _SHARE_OF_MEMORY
+    for size in sizes:
+        if size * _BYTES_A_JOB <= at_hand:
+            yield "`MGET`, `DEL`", size, partial(far_keys, setup, size)
+
+
 def _curve(*facts: Any) -> Curve:  # noqa: ANN401 - the fields, in their order
     return Curve(*facts)
 
@@ -134,6 +141,13 @@ CURVES: Final = {
             "tables miss in the caches.",
         ),
         _curve(
+            "keys", "Keys far apart", "keys", (50_000, 1_000_000, 5_000_000), (2_000, 10_000),
+            _keys,
+            "Each job's record is looked up twice, to be read and to be deleted. These two "
+            "commands alone, 250 keys of a record's size a call, the oldest first, cost more in a "
+            "larger table: a part of the curve above that no queue with a key a job is without.",
+        ),
+        _curve(
             "payload", "Payload", "bytes a payload", (50, 200, 1_024, 4_096, 16_384, 65_536),
             (200, 16_384), _payloads,
             "Records are carried whole and the payload is decoded once, for the handler: beyond "
@@ -144,7 +158,7 @@ CURVES: Final = {
             "Processes share nothing but the server; more than cores only share their time.",
         ),
         _curve(
-            "concurrency", "Concurrency, handlers that wait for 10 ms",
+            "concurrency", "Concurrency, handlers that wait for 10 ms, in 2 processes",
             "jobs at a time in a process",
             (1, 10, 100, 1_000), (10, 100), _concurrencies,
             "Handlers that wait cost no time of the processor: the rate grows with the concurrency "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.bare import record_native, record_scripts, replay
+from bananas.ids import request_id
+from benchmarks.bare import record_native, record_scripts, replay, server_cpu_s
 from benchmarks.bed import Bed, cpu_s
+from benchmarks.records import record
 from servers import Server
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.setup import Setup
 
 WARM: Final = 2_000
+_KEYS_A_CALL: Final = 250
 
 
 class Line:
@@ -101,6 +104,24 @@ def requests(setup: Setup, batch: int) -> Sample:
             "api_us": (cpu_s([api]) - api_s) / jobs * 1e6,
             "server_us": (bed.server_cpu_s() - server_s) / jobs * 1e6,
         }
+
+
+def far_keys(setup: Setup, keys: int) -> Sample:
+    """`MGET` and `DEL` of the oldest of so many keys, as large as records; CPU of the server."""
+    server = Server(setup.server, arguments=("--enable-debug-command", "local"))
+    jobs = min(setup.jobs // 2, keys // 2) // _KEYS_A_CALL * _KEYS_A_CALL
+    try:
+        server.start()
+        with server.client(timeout_s=60.0) as redis:
+            redis.execute_command("DEBUG", "POPULATE", keys, "job", len(record(request_id())))
+            before_s = server_cpu_s(redis)
+            for first in range(0, jobs, _KEYS_A_CALL):
+                names = [f"job:{number}" for number in range(first, first + _KEYS_A_CALL)]
+                assert None not in redis.mget(names)
+                redis.delete(*names)
+            return {"server_us": (server_cpu_s(redis) - before_s) / jobs * 1e6}
+    finally:
+        server.discard()
 
 
 def limit(setup: Setup, batch: int, *, native: bool) -> Sample:

@@ -104,9 +104,13 @@ def plot(taken: Taken, path: Path) -> None:
     chart = Figure(figsize=(11, 3.1 * len(names)), layout="constrained")
     rows = chart.subplots(len(names), 2, squeeze=False)
     for row, name in zip(rows, names, strict=True):
-        _panel(row[0], name, taken[name], _RATES, "a second")
-        _panel(row[1], name, taken[name], _COSTS, "CPU, µs a job")
-        row[0].set_title(CURVES[name].title, fontsize="medium", loc="left")
+        for panel, words, what, unit in (
+            (row[0], _RATES, "rate", "jobs a second"),
+            (row[1], _COSTS, "CPU", "CPU, µs a job"),
+        ):
+            _panel(panel, name, taken[name], words, unit)
+            if panel.lines:
+                panel.set_title(f"{CURVES[name].title}: {what}", fontsize="medium", loc="left")
     chart.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -126,6 +130,9 @@ def _panel(panel: Any, name: str, found: Series, words: dict[str, str], unit: st
             color = _COLORS[figure]
             panel.plot(at, middle, dash, marker="o", markersize=4, color=color, label=label)
             panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
+    if not panel.lines:  # as a curve of costs alone has no rates
+        panel.set_axis_off()
+        return
     panel.set_xscale("log")
     panel.set_yscale("log")
     at_all = sorted({int(size) for by_size in found.values() for size in by_size})
@@ -141,7 +148,7 @@ def _panel(panel: Any, name: str, found: Series, words: dict[str, str], unit: st
     panel.set_yticks(shown, [f"{tick:,.10g}" for tick in shown])
     panel.minorticks_off()
     panel.grid(alpha=0.25)
-    panel.legend(fontsize="x-small")
+    panel.legend(fontsize="x-small", handlelength=4)  # shorter, all lines look whole
 
 
 def _short(size: int) -> str:

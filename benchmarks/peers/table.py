@@ -184,7 +184,7 @@ def _multiple(measure: Measure, ours: list[Figures] | None, theirs: list[Figures
 
 
 def plot(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer], path: Path) -> None:
-    """Draw a panel a measure, logarithmic, with the spread of the repeats."""
+    """Draw a panel a measure, logarithmic: a dot a peer, with the spread of the repeats."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second, and not needed for figures
     from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib takes half a second
 
@@ -207,16 +207,23 @@ def plot(samples: Samples, measures: Sequence[Measure], peers: Sequence[Peer], p
         for row, name in enumerate(names):
             values = [figures[measure.figure] for figures in found[name]]
             color = {_OURS: "#e5b92b", f"{_OURS} pure": "#f3dd96"}.get(name, "#9db4c0")
-            panel.barh(row, median(values), color=color)
+            # No bars: on a logarithmic axis their length would say nothing.
             panel.plot([min(values), max(values)], [row, row], color="#333", linewidth=1.2)
-            text = " " + _number(median(values), measure.figure)
+            panel.plot(median(values), row, "o", color=color, markeredgecolor="#333", markersize=7)
+            text = "   " + _number(median(values), measure.figure)
             panel.text(max(values), row, text, va="center", fontsize="x-small")
         panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(-0.7, len(names) - 0.3)
         panel.set_xscale("log")
-        least = min(middle(found[name], measure.figure) for name in names)
-        panel.set_xlim(least / 2, panel.get_xlim()[1] * 2.5)  # all bars are to be seen
-        panel.xaxis.set_major_formatter(lambda value, _at: f"{value:,.10g}")
-        panel.xaxis.set_minor_formatter(lambda _value, _at: "")
+        all_values = [figures[measure.figure] for taken in found.values() for figures in taken]
+        least, most = min(all_values) / 1.4, max(all_values) * 3  # room for the last figure
+        panel.set_xlim(least, most)
+        steps = (1, 2, 5) if most < 30 * least else (1, 3)
+        ticks = [step * 10.0**power for power in range(-3, 8) for step in steps]
+        ticks = [tick for tick in ticks if least <= tick <= most * 0.8]
+        panel.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+        panel.minorticks_off()
+        panel.grid(axis="both", alpha=0.25)
         panel.set_title(measure.title + f" ({measure.better} is better)", fontsize="small")
     for spare in range(len(shown), down * across):
         panels[spare // across][spare % across].set_axis_off()
