@@ -173,6 +173,7 @@ async def test_what_was_fetched_ahead_is_given_back_when_jobs_become_slow(bench:
     bench.app.task(name="t")(t)
     await bench.app.client.submit_many({"name": "t"} for _ in range(2_000))
     worker = await bench.worker(worker_concurrency=2)
+    worker.slot.lease_until_ns = SYSTEM_CLOCK.boot_ns() + 60_000_000_000
     await until(lambda: len(count) > 300)
     assert buffered(worker) > 100, "nothing was fetched ahead: this test needs it"
 
