@@ -54,12 +54,13 @@ class Board:
         self._words[1 + SLOTS + index] = time.monotonic_ns()
 
     def _claim(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        # A lock of the process: one by `flock` is of the open file, which forked processes share.
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
             self._words[0] += 1
             self._slot = self._words[0]
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
         self._owner = os.getpid()
 
     @property
