@@ -20,7 +20,7 @@ from bananas.transport import Transport
 from benchmarks.records import PLACE, entries
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine
 
     from redis import Redis
 
@@ -32,6 +32,8 @@ _LAST: Final = b"$%d\r\n%b\r\n" % (len(_END), _END)
 _ASK: Final = b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(_END), _END)
 _JOBS_A_WINDOW: Final = 1_000
 """So much is on its way at once, whatever the batch: enough to hide every round trip."""
+_room = bytearray(1 << 18)
+"""For answers; made once, as fresh memory of this size costs page faults now and then."""
 _NATIVE: Final = {
     "enqueue": ("mset", "lpush"),
     "dequeue": ("rpop", "sadd", "mget"),
@@ -137,14 +139,18 @@ def replay(server: Server, redis: Redis, life: Life, jobs: int, batch: int) -> d
     figures: dict[str, float] = {}
     with socket.socket(socket.AF_UNIX) as wire:
         wire.connect(str(server.socket))
-        _send(wire, life.before)
+        _send(wire, b"".join(life.before) + _ASK)
         for step in STEPS:
             commands = life.steps[step]
             window = max(1, _JOBS_A_WINDOW // batch) * (len(commands) * batch // jobs)
+            ready = [
+                b"".join(commands[first : first + window]) + _ASK
+                for first in range(0, len(commands), window)
+            ]
             redis.config_resetstat()
             server_s, client_s = server_cpu_s(redis), time.process_time()
-            for first in range(0, len(commands), window):
-                _send(wire, commands[first : first + window])
+            for each in ready:
+                _send(wire, each)
             client_s = time.process_time() - client_s
             figures[f"{step}_server_us"] = (server_cpu_s(redis) - server_s) / jobs * 1e6
             figures[f"{step}_client_us"] = client_s / jobs * 1e6
@@ -181,13 +187,11 @@ def _run(living: Coroutine[Any, Any, Life]) -> Life:
         return runner.run(living)
 
 
-def _send(wire: socket.socket, commands: Sequence[bytes]) -> None:
-    """Write all at once, then read until the answer to the last is there."""
-    if not commands:
-        return
-    wire.sendall(b"".join(commands) + _ASK)
+def _send(wire: socket.socket, commands: bytes) -> None:
+    """Write all at once, then read until the answer to the last, `_ASK`, is there."""
+    wire.sendall(commands)
     tail = b""
     while not tail.endswith(_LAST):
-        got = wire.recv(1 << 18)
+        got = wire.recv_into(_room)
         assert got, "the server hung up"
-        tail = (tail[-len(_LAST) :] + got)[-len(_LAST) :]
+        tail = (tail + _room[max(0, got - len(_LAST)) : got])[-len(_LAST) :]

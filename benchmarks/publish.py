@@ -52,9 +52,14 @@ def _put(document: Path, figures: str, name: str = "figures") -> None:
     document.write_text(put_in(document.read_text(), figures, name))
 
 
+def picture_of_bench(run: Run) -> Path:
+    """Return where the harness's picture of such machines is."""
+    return path("bench", machine_kind(run["conditions"])).with_suffix(".svg")
+
+
 def publish_bench(run: Run) -> None:
     """Figures, cases and picture of the harness."""
-    plot(run["samples"], path("bench", machine_kind(run["conditions"])).with_suffix(".svg"))
+    plot(run["samples"], picture_of_bench(run))
     _put(README, said_bench(run))
     _put(README, said_cases(run["cases"]), "cases")
 
