@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import json
 import math
+import sys
 from collections import OrderedDict, namedtuple
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from bananas import codec
 from bananas.codec import check_json, decode_payload, decode_text, encode_payload, encode_text
 from bananas.errors import DecodeError, PayloadError, PayloadTypeError
+from bananas.speedups import DEPTH_CEILING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,6 +230,21 @@ def test_what_is_not_json_is_refused(data: bytes) -> None:
         assert caught.value.data == text
         with pytest.raises(PayloadError):
             check_json(text)
+
+
+def test_the_careful_path_has_the_same_depth_whatever_the_stack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program that has raised Python's limit reads what others read, and no more."""
+    ordinary = sys.getrecursionlimit()
+    monkeypatch.setattr(codec, "_loads", None)
+    sys.setrecursionlimit(20_000)
+    try:
+        decode_payload(b"[" * DEPTH_CEILING + b"]" * DEPTH_CEILING)
+        with pytest.raises(DecodeError, match="nested deeper than 1024"):
+            decode_payload(b"[" * (DEPTH_CEILING + 1) + b"]" * (DEPTH_CEILING + 1))
+    finally:
+        sys.setrecursionlimit(ordinary)
 
 
 def test_duplicate_keys_and_minus_zero_are_read() -> None:

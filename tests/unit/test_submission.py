@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from bananas import submission
 from bananas.errors import FieldError, PayloadError, PayloadTypeError
 from bananas.speedups import parse_time
-from bananas.submission import Drafter, Submission, Verdict, Verdicts
+from bananas.submission import MAX_RETRIES_CEILING, Drafter, Submission, Verdict, Verdicts
 
 NOW_US = 1_800_000_000_000_000
 
@@ -55,6 +56,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"name": "t", "delay_s": True}, "delay_s"),
     ({"name": "t", "delay_s": 5, "scheduled_for": "2026-01-01T00:00:00Z"}, "delay_s"),
     ({"name": "t", "max_retries": -1}, "max_retries"),
+    ({"name": "t", "max_retries": MAX_RETRIES_CEILING + 1}, "max_retries"),
     ({"name": "t", "max_retries": True}, "max_retries"),
     ({"name": "t", "max_retries": 1.0}, "max_retries"),
     ({"name": "t", "id": "a b"}, "id"),
@@ -81,10 +83,21 @@ def test_a_broken_field_is_named(drafter: Drafter, members: dict[str, Any], fiel
 
 def test_look_alikes_are_not_accepted_for_their_twins(drafter: Drafter) -> None:
     """A wrong value equal to a right one submitted before is still refused."""
-    drafter.draft({"name": "t", "max_retries": 1, "result": True})
+    for right in ({"max_retries": 1}, {"max_retries": MAX_RETRIES_CEILING}, {"result": True}):
+        drafter.draft({"name": "t", **right})
     for wrong in ({"max_retries": True}, {"max_retries": 1.0}, {"result": 1}):
         with pytest.raises(FieldError):
             drafter.draft({"name": "t", **wrong})
+
+
+def test_only_so_many_forms_are_remembered(
+    drafter: Drafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names come from outside: a process that lives long must not keep them all."""
+    monkeypatch.setattr(submission, "_FORMS_KEPT", 3)
+    for number in range(10):
+        drafter.draft({"name": f"t{number % 5}", "priority": "high"})
+        assert 1 <= len(drafter._forms) <= 3
 
 
 def test_not_an_object_is_refused(drafter: Drafter) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
+from bananas import topology
 from bananas.address import Address
 from bananas.topology import Finder, redirection
 
@@ -59,3 +62,39 @@ async def test_each_has_its_turn_to_be_asked_first() -> None:
             await finder.find(1.0)
         firsts.append(str(caught.value).partition(": ")[2].partition(" ")[0])
     assert firsts == ["127.0.0.1:1", "127.0.0.1:2"] * 2
+
+
+async def test_a_node_that_another_one_named_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the URL may be gone long before the process that was given it."""
+    asked: list[int] = []
+
+    async def ask(node: Address, *_: object) -> list[object]:
+        asked.append(node.port)
+        if node.port == 1 and len(asked) > 1:
+            raise ConnectionRefusedError
+        return [[0, 16383, ["10.0.0.2", 2]]]
+
+    monkeypatch.setattr(topology, "ask", ask)
+    finder = Finder(Address(nodes=(("10.0.0.1", 1),), slot=7))
+    for _ in range(3):
+        assert (await finder.find(1.0)).port == 2
+    assert asked == [1, 2, 1, 2]
+
+
+async def test_the_time_is_enough_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent ones leave the last one its turn."""
+    spans_s: list[float] = []
+
+    def span(delay_s: float) -> contextlib.AbstractAsyncContextManager[None]:
+        spans_s.append(delay_s)
+        return contextlib.nullcontext()
+
+    async def ask(*_: object) -> list[object]:
+        raise TimeoutError
+
+    monkeypatch.setattr(topology, "asyncio", SimpleNamespace(timeout=span))
+    monkeypatch.setattr(topology, "ask", ask)
+    with pytest.raises(ConnectionError):
+        await Finder(Address(nodes=(("a", 1), ("b", 2), ("c", 3)))).find(1.0)
+    assert len(spans_s) == 3
+    assert sum(spans_s) < 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,10 @@ from bananas.http.exchange import (
     Query,
     check_encoding,
     check_media_type,
+    common_headers,
+    plain_headers,
     read_body,
+    read_nothing,
 )
 from bananas.http.problems import Problem
 
@@ -113,6 +117,19 @@ def test_counts_are_integers_within_bounds(text: str, most: int) -> None:
     assert problem is None or problem.members["field"] == "c"
 
 
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", None), ("1", 1), ("50", 50), ("51", None), ("99", None)]
+)
+def test_a_count_has_its_bounds(text: str, count: int | None) -> None:
+    """The most of a route, not what has as many digits."""
+    query = Query(b"c=" + text.encode())
+    if count is None:
+        with pytest.raises(Problem):
+            query.count("c", 1, 50)
+    else:
+        assert query.count("c", 7, 50) == count
+
+
 @pytest.mark.parametrize("text", ["", "x" * 257, "a\0b"])
 def test_a_text_has_its_limits(text: str) -> None:
     """A text has 1 to 256 characters, none of them NUL."""
@@ -137,7 +154,7 @@ async def test_a_body_is_its_parts() -> None:
     [
         (part(b"abcd"),),
         (part(b"ab", more=True), part(b"cd")),
-        (part(b"abcd", more=True), part(b"never asked for")),
+        (part(b"abcd", more=True),),  # nothing more is asked for
     ],
 )
 async def test_a_body_over_the_limit_is_refused(messages: tuple[Message, ...]) -> None:
@@ -159,6 +176,24 @@ async def test_a_caller_that_hangs_up_has_sent_no_body(messages: tuple[Message, 
     """Half a body is none."""
     with pytest.raises(ClientGoneError):
         await read_body(receiver(*messages), {}, 3)
+
+
+@pytest.mark.parametrize(
+    ("messages", "raised"),
+    [
+        ((part(b""),), None),
+        ((part(b"", more=True), part(b"")), None),
+        ((part(b"x", more=True),), Problem),
+        ((part(b"", more=True), part(b"x")), Problem),
+        ((part(b"", more=True), GONE), ClientGoneError),
+    ],
+)
+async def test_a_request_that_takes_no_body_has_none(
+    messages: tuple[Message, ...], raised: type[Exception] | None
+) -> None:
+    """One byte of it is 400: whoever sends a body means something by it."""
+    with contextlib.nullcontext() if raised is None else pytest.raises(raised):
+        await read_nothing(receiver(*messages))
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"identity, gzip", b"x"])
@@ -273,6 +308,18 @@ async def test_a_problem_replaces_a_head_that_was_held_back() -> None:
     assert status == 404
     assert headers[b"content-type"] == b"application/problem+json"
     assert headers[b"x"] == b"y"
+
+
+async def test_no_answer_is_kept_by_a_cache_or_guessed_at_by_a_browser() -> None:
+    """Jobs change, and payloads are anybody's text; so JSON, problem, stream and Starlette's."""
+    wire = Wire()
+    await wire.answer().reply_json(200, b"{}")
+    await wire.answer().refuse(Problem("not-found", "gone"))
+    whole = [headers for _, headers, _ in wire.whole]
+    plain = {name.encode(): value.encode() for name, value in plain_headers().items()}
+    for headers in (*whole, dict(common_headers(b"text/plain")), plain):
+        assert headers[b"cache-control"] == b"no-store"
+        assert headers[b"x-content-type-options"] == b"nosniff"
 
 
 async def test_a_problem_in_the_middle_breaks_off() -> None:

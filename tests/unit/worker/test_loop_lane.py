@@ -14,6 +14,7 @@ from bananas.job import Job
 from bananas.registry import Batching, Definition, TaskOptions
 from bananas.settings import Settings
 from bananas.table import Table
+from bananas.worker import loop_lane
 from bananas.worker.attempt import Attempt, Bunch, Lease
 from bananas.worker.begun import BegunBoard
 from bananas.worker.gate import Gate
@@ -123,6 +124,29 @@ async def test_a_suspect_that_comes_to_run_too_late_is_one_still() -> None:
         one.gate.suspect(one.lane, suspect)
         await one.rested()
         assert (one.done, one.gate.take_suspects()) == ([], [suspect])
+
+
+async def test_nothing_begins_at_the_moment_the_lease_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another may hold the job from that moment on."""
+    async with yard() as one:
+        now_s = one.lane.lease_until_s = monotonic()
+        monkeypatch.setattr(loop_lane, "monotonic", lambda: now_s)
+        one.put(one.attempt("a", nothing))
+        await one.rested()
+        assert (one.gate.held, one.done) == (True, [])
+
+
+async def test_a_suspect_begins_when_the_last_neighbour_has_ended() -> None:
+    """The gate looks when a runner rests: nobody else would tell it so soon."""
+    release = asyncio.Event()
+    async with yard() as one:
+        one.put(one.attempt("a", release.wait))
+        await reached(one.lane.running)
+        one.gate.suspect(one.lane, one.attempt("s", nothing))
+        release.set()
+        await reached(lambda: one.done == [b"a", b"s"])
 
 
 async def test_while_held_only_the_suspect_begins() -> None:

@@ -119,6 +119,26 @@ def test_a_hoard_is_made_of_single_jobs_alone() -> None:
     assert list(iter(buffer.pop, None)) == [units[0], units[1], units[3]]
 
 
+@pytest.mark.parametrize(("keep", "taken"), [(3, ""), (2, "c"), (1, "cb"), (0, "cba")])
+def test_a_hoard_is_what_exceeds_a_number(keep: int, taken: str) -> None:
+    """Not one job more is taken out."""
+    buffer = Buffer()
+    for name, priority in (("a", "high"), ("b", "normal"), ("c", "low")):
+        buffer.put(attempt(name, priority))
+    assert [run.id for run in buffer.take_hoard(keep)] == list(taken)
+
+
+@pytest.mark.parametrize(("keep_items", "taken"), [(3, ""), (2, "z"), (1, "zxy"), (0, "zxy")])
+def test_bunches_are_taken_out_by_their_items(keep_items: int, taken: str) -> None:
+    """The last ones first, and single jobs stay in their order."""
+    buffer = Buffer()
+    singles = [attempt("a"), attempt("b")]
+    for unit in (singles[0], bunch("x", "y"), singles[1], bunch("z")):
+        buffer.put(unit)
+    assert [run.id for run in buffer.take_bunches(keep_items)] == list(taken)
+    assert [unit for unit in iter(buffer.pop, None) if isinstance(unit, Attempt)] == singles
+
+
 # --- gate -----------------------------------------------------------------------------------------
 
 
