@@ -1,8 +1,9 @@
 """The way of jobs into Redis: what is submitted together travels together.
 
 Calls of `submit` in one tick of the loop join one script call; while calls are in flight
-newcomers gather, so that the load itself makes the batches larger. A lost answer is asked
-for again with the same request id, and never enqueues twice.
+newcomers gather, so that the load itself makes the batches larger. Whoever was alone in
+his tick, with nothing in flight, makes the call himself. A lost answer is asked for again
+with the same request id, and never enqueues twice.
 
 Jobs that are to be durable travel with the others; only their callers wait on, for the
 confirmer. What the server lost before it was safe is sent again.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from bananas.broker import MAX_JOBS, Entry
@@ -44,7 +44,6 @@ MAX_UNCONFIRMED: Final = 64
 MEMORY: Final = "memory"
 """The durability of a job that is accepted once the server has it in memory."""
 
-_form_of = itemgetter(0)
 _RECORD_BYTES: Final = 400  # a record without its payload, roughly
 _SENDINGS: Final = 3  # of jobs that the server loses before they are safe
 
@@ -155,8 +154,11 @@ class _Call:
     whole: asyncio.Future[Receipt] | None = None
     each: Sequence[asyncio.Future[Entry]] = ()
 
-    def done(self, receipt: Receipt) -> set[str]:
-        """Answer whoever is still waiting; returns the durabilities that some wait for yet."""
+    def done(self, receipt: Receipt, *, safe: bool = False) -> set[str]:
+        """Answer whoever is still waiting; returns the durabilities that some wait for yet.
+
+        With `safe` there are none: the jobs are as safe as was asked.
+        """
         open_ones: set[str] = set()
         if self.whole is not None:
             if not self.whole.done():
@@ -167,25 +169,13 @@ class _Call:
         ):
             if future.done():
                 continue
-            if form.durability != MEMORY:
+            if not safe and form.durability != MEMORY:
                 open_ones.add(form.durability)
             elif accepted:
                 future.set_result(entry)
             else:
                 future.set_exception(DuplicateJobError(entry.job_id))
         return open_ones
-
-    def confirmed(self, receipt: Receipt) -> None:
-        """Answer each who is still waiting: the jobs are as safe as was asked."""
-        for future, entry, accepted in zip(
-            self.each, receipt.entries, receipt.accepted, strict=True
-        ):
-            if future.done():
-                continue
-            if accepted:
-                future.set_result(entry)
-            else:
-                future.set_exception(DuplicateJobError(entry.job_id))
 
     def unconfirmed(self, error: DurabilityUnconfirmedError, ids: Sequence[str]) -> None:
         """Tell each who is still waiting of his own job."""
@@ -236,34 +226,72 @@ class Producer:
         self._loop = asyncio.get_running_loop()
         self._gathered: list[Draft] = []
         self._callers: list[asyncio.Future[Entry]] = []
+        self._taken = 0  # of those gathered, the first ones
         self._pump_due = False
         self._chunks: deque[_Call] = deque()
         self._chunk_turn = False
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Future[Any]] = set()
         self._confirm_timeout_s = confirm_timeout_s
         self._replicas = replicas
         self._confirmers: dict[str, Confirmer] = {}
         self._confirming: set[asyncio.Task[Any]] = set()
 
-    def submit(self, draft: Draft) -> asyncio.Future[Entry]:
-        """Enqueue one job together with others of this tick; the future gives what was written.
+    def submit(self, draft: Draft) -> Awaitable[Entry]:
+        """Enqueue one job together with others of this tick; returns what was written.
 
-        It fails with `DuplicateJobError` when the id exists, or with a `BrokerError`.
+        Await it at once: until then it may not have begun.
+
+        Raises:
+            DuplicateJobError: The id exists.
+            BrokerError: It could not be enqueued, or nobody knows.
         """
         durability = draft[0].durability
-        if durability != MEMORY and not self.confirmer(durability).able:
+        if durability == MEMORY:
+            if not self._in_flight and not self._pump_due:
+                return self._submit_first(draft)
+        elif not self.confirmer(durability).able:
             return self._tracked(self._submit_checked(draft))
         return self._join(draft)
 
+    async def _submit_first(self, draft: Draft) -> Entry:
+        """Enqueue the first job of a tick; the caller makes the call himself if no other comes.
+
+        One after the other that takes 169,000 instructions of the client instead of 200,000,
+        since there is no task and no turn of the loop for it.
+        """
+        if self._in_flight or self._pump_due:  # others were faster to await theirs
+            return await self._join(draft)
+        self._pump_due = True  # by us, when this tick is over
+        future = self._join(draft)
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            self._pump()
+            raise
+        if self._in_flight or self._callers != [future]:
+            self._pump()
+            return await future
+        self._pump_due = False
+        self._gathered.clear()
+        self._callers.clear()
+        self._in_flight.add(future)
+        try:
+            receipt = await self._send([draft])
+        finally:
+            future.cancel()  # it only stands for the call, for whoever closes us
+            self._landed(future)
+        if not receipt.accepted[0]:
+            raise DuplicateJobError(receipt.ids[0])
+        return receipt.entries[0]
+
     def _join(self, draft: Draft) -> asyncio.Future[Entry]:
         """Add a draft to those that the next call takes."""
-        future: asyncio.Future[Entry] = self._loop.create_future()
-        self._gathered.append(draft)
-        self._callers.append(future)
         if not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
-        return future
+        self._gathered.append(draft)
+        self._callers.append(self._loop.create_future())
+        return self._callers[-1]
 
     async def submit_chunk(self, drafts: Sequence[Draft]) -> Receipt:
         """Enqueue a list of jobs, in as few calls as its size allows; each call is atomic.
@@ -274,17 +302,10 @@ class Producer:
             DurabilityError: The server cannot keep them as safe as asked; none was enqueued.
             DurabilityUnconfirmedError: They are enqueued, and may not be as safe as asked.
         """
-        durabilities = _durabilities(drafts)
+        durabilities = {form.durability for form, _, _ in drafts} - {MEMORY}
         if durabilities:
             return await self._tracked(self._submit_durably(drafts, durabilities))
-        return await self._submit_parts(drafts)
-
-    async def _submit_parts(self, drafts: Sequence[Draft]) -> Receipt:
-        receipt = Receipt([], [])
-        for answer in await self._receipts(list(_parts(drafts))):
-            receipt.ids += answer.ids
-            receipt.accepted += answer.accepted
-        return receipt
+        return _joined(await self._receipts(list(_parts(drafts))))
 
     async def _receipts(self, parts: Sequence[Sequence[Draft]]) -> list[Receipt]:
         """Enqueue each part in a call of its own."""
@@ -293,8 +314,6 @@ class Producer:
             calls.append(self._loop.create_future())
             self._chunks.append(_Call(part, whole=calls[-1]))
         self._pump()
-        if len(calls) == 1:
-            return [await calls[0]]
         return await _all(calls)
 
     async def close(self) -> None:
@@ -373,7 +392,7 @@ class Producer:
             own.failed(error)
             raise
         else:
-            own.confirmed(part)
+            own.done(part, safe=True)
 
     async def _submit_durably(self, drafts: Sequence[Draft], durabilities: set[str]) -> Receipt:
         """Enqueue a list of jobs; return when they are safe."""
@@ -396,10 +415,7 @@ class Producer:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return Receipt(
-            [job_id for receipt in receipts for job_id in receipt.ids],
-            [is_new for receipt in receipts for is_new in receipt.accepted],
-        )
+        return _joined(receipts)
 
     async def _make_safe(
         self, drafts: Sequence[Draft], receipt: Receipt, durabilities: Iterable[str]
@@ -450,16 +466,18 @@ class Producer:
             self._in_flight.add(task)
             task.add_done_callback(self._landed)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
+    def _landed(self, call: asyncio.Future[Any]) -> None:
+        self._in_flight.discard(call)
         self._pump()
 
     def _take_gathered(self) -> _Call:
-        part = next(_parts(self._gathered))
-        count = len(part)
-        call = _Call(part, each=self._callers[:count])
-        self._gathered = self._gathered[count:]
-        self._callers = self._callers[count:]
+        part = _first_part(self._gathered, self._taken)
+        end = self._taken + len(part)
+        call = _Call(part, each=self._callers[self._taken : end])
+        self._taken = end
+        if 2 * end >= len(self._gathered):  # moved at every call, a long rest costs its square
+            del self._gathered[:end], self._callers[:end]
+            self._taken = 0
         return call
 
     async def _run(self, call: _Call) -> None:
@@ -521,13 +539,12 @@ async def _all(answers: Iterable[Awaitable[T]]) -> list[T]:
     return found
 
 
-def _durabilities(drafts: Sequence[Draft]) -> set[str]:
-    """Return what some of the drafts ask for beyond memory."""
-    forms: list[Form] = list(map(_form_of, drafts))
-    # Nearly always they are one and the same, which a count finds out without a loop of ours.
-    if forms and forms.count(forms[0]) == len(forms):
-        del forms[1:]
-    return {form.durability for form in forms} - {MEMORY}
+def _joined(receipts: Iterable[Receipt]) -> Receipt:
+    whole = Receipt([], [])
+    for receipt in receipts:
+        whole.ids += receipt.ids
+        whole.accepted += receipt.accepted
+    return whole
 
 
 def _named(
@@ -539,16 +556,21 @@ def _named(
 
 def _parts(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
     """Cut a list where the next job would make a call too long or too large."""
-    begin = room = 0
-    for index, (_, payload, _) in enumerate(drafts):
-        size = len(payload) + _RECORD_BYTES
-        room -= size
-        if index - begin >= MAX_JOBS or room < 0:
-            if index > begin:
-                yield drafts[begin:index]
-            begin, room = index, MAX_CALL_BYTES - size
-    if begin < len(drafts):
-        yield drafts[begin:]
+    begin = 0
+    while part := _first_part(drafts, begin):
+        yield part
+        begin += len(part)
+
+
+def _first_part(drafts: Sequence[Draft], begin: int) -> Sequence[Draft]:
+    """Return those of one call, from there on: one at least, if there is any."""
+    part = drafts[begin : begin + MAX_JOBS]
+    room = MAX_CALL_BYTES
+    for index, (_, payload, _) in enumerate(part):
+        room -= len(payload) + _RECORD_BYTES
+        if room < 0 and index:
+            return part[:index]
+    return part
 
 
 def _entries(

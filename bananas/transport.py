@@ -208,14 +208,13 @@ class Transport:
     def _flush(self) -> None:
         """Write what has gathered in this tick, unless the server or the socket wants a rest."""
         self._flush_due = False
-        link = self._link
-        while self._queue and link is not None and not link.paused and self._pause is None:
-            calls = self._queue
-            if len(calls) > _CALLS_PER_WRITE:
-                calls, self._queue = calls[:_CALLS_PER_WRITE], calls[_CALLS_PER_WRITE:]
-            else:
-                self._queue = []
-            link.send(calls)
+        link, queue, sent = self._link, self._queue, 0
+        if link is None or self._pause is not None:
+            return
+        while sent < len(queue) and not link.paused:
+            link.send(queue[sent : sent + _CALLS_PER_WRITE])
+            sent += _CALLS_PER_WRITE
+        del queue[:sent]
 
     async def close(self) -> None:
         """Close the connection; calls without an answer fail, their outcome unknown."""

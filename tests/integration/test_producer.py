@@ -32,12 +32,14 @@ class WatchedBroker(Broker):
         super().__init__(transport, Keys(prefix))
         self.calls: list[tuple[str, list[Entry]]] = []
         self.open = 0
+        self.opened = asyncio.Event()
         self.most_open = 0
 
     async def enqueue(self, request: str, entries: Sequence[Entry]) -> list[bool] | None:
         """Enqueue and remember."""
         self.calls.append((request, list(entries)))
         self.open += 1
+        self.opened.set()
         self.most_open = max(self.most_open, self.open)
         try:
             return await super().enqueue(request, entries)
@@ -74,7 +76,7 @@ async def test_newcomers_gather_while_calls_are_in_flight(
     """Beyond the calls in flight, whatever comes shares the next one."""
     answers: list[asyncio.Future[Entry]] = []
     for _ in range(MAX_IN_FLIGHT + 30):
-        answers.append(producer.submit(Draft(FORM, b"1")))
+        answers.append(asyncio.ensure_future(producer.submit(Draft(FORM, b"1"))))
         await asyncio.sleep(0)
     await asyncio.gather(*answers)
     assert broker.most_open <= MAX_IN_FLIGHT
@@ -217,9 +219,53 @@ async def test_records_are_what_the_core_would_write(
 
 async def test_a_cancelled_caller_disturbs_nobody(producer: Producer) -> None:
     """Cancelling one of several submissions leaves the others their answers."""
-    first, second = (producer.submit(Draft(FORM, b"1", name)) for name in ("one", "two"))
+    first, second, third = (
+        asyncio.ensure_future(producer.submit(Draft(FORM, b"1", name)))
+        for name in ("one", "two", "three")
+    )
+    await asyncio.sleep(0)
+    second.cancel()
+    assert [(await first).job_id, (await third).job_id] == ["one", "three"]
+
+
+async def test_the_first_of_a_tick_who_is_cancelled_leaves_its_job_on_the_way(
+    producer: Producer, broker: WatchedBroker
+) -> None:
+    """It is the one that would have made the call; the others have theirs, with its job in it."""
+    first, second = (
+        asyncio.ensure_future(producer.submit(Draft(FORM, b"1", name))) for name in ("one", "two")
+    )
+    await asyncio.sleep(0)
     first.cancel()
     assert (await second).job_id == "two"
+    assert [[entry.job_id for entry in entries] for _, entries in broker.calls] == [["one", "two"]]
+    assert first.cancelled()
+
+
+async def test_a_lone_caller_who_is_cancelled_stops_nobody(
+    producer: Producer, broker: WatchedBroker
+) -> None:
+    """Whoever comes after it has an answer, and the close does not wait for it."""
+    alone = asyncio.ensure_future(producer.submit(Draft(FORM, b"1", "alone")))
+    await broker.opened.wait()
+    alone.cancel()
+    await asyncio.wait([alone])
+    assert alone.cancelled()
+    assert (await producer.submit(Draft(FORM, b"1", "next"))).job_id == "next"
+    await producer.close()
+    assert broker.open == 0
+
+
+async def test_a_lone_caller_makes_no_task(producer: Producer, broker: WatchedBroker) -> None:
+    """One call after the other is made by the caller; it fails by itself, too."""
+    await producer.submit(Draft(FORM, b"1", "mine"))
+    broker.opened.clear()
+    before = asyncio.all_tasks()
+    begun = asyncio.ensure_future(producer.submit(Draft(FORM, b"1", "mine")))
+    await broker.opened.wait()
+    assert asyncio.all_tasks() - before == {begun}
+    with pytest.raises(DuplicateJobError, match="mine"):
+        await begun
 
 
 async def test_a_full_server_refuses_each_caller(make_server: Callable[..., Server]) -> None:
@@ -243,7 +289,20 @@ async def test_closing_waits_for_what_is_on_its_way(
     producer: Producer, redis: Redis, prefix: str
 ) -> None:
     """Everything submitted before the close is enqueued by its end."""
-    answers = [producer.submit(Draft(FORM, b"1")) for _ in range(2000)]
+    answers = [asyncio.ensure_future(producer.submit(Draft(FORM, b"1"))) for _ in range(2000)]
+    await asyncio.sleep(0)
     await producer.close()
-    assert all(answer.done() for answer in answers)
     assert redis.llen(f"{prefix}:queue:normal") == 2000
+    assert len(await asyncio.gather(*answers)) == 2000
+
+
+async def test_closing_waits_for_a_lone_call(
+    producer: Producer, broker: WatchedBroker, redis: Redis, prefix: str
+) -> None:
+    """The caller makes it, and yet it has its answer before the close is over."""
+    answer = asyncio.ensure_future(producer.submit(Draft(FORM, b"1")))
+    await broker.opened.wait()
+    await producer.close()
+    assert broker.open == 0
+    assert redis.llen(f"{prefix}:queue:normal") == 1
+    await answer

@@ -44,10 +44,10 @@ async def test_a_job_that_is_gone_by_the_answer_was_accepted(
     """A job that a worker has ended and deleted before the answer was accepted all the same."""
     submit = Producer.submit
 
-    def submit_and_lose(producer: Producer, draft: Draft) -> asyncio.Future[Entry]:
-        entered = submit(producer, draft)
-        entered.add_done_callback(lambda done: redis.delete(f"{prefix}:job:{done.result().job_id}"))
-        return entered
+    async def submit_and_lose(producer: Producer, draft: Draft) -> Entry:
+        entry = await submit(producer, draft)
+        redis.delete(f"{prefix}:job:{entry.job_id}")
+        return entry
 
     monkeypatch.setattr(Producer, "submit", submit_and_lose)
     answer = await api.http.post("/jobs", json={"name": "resize", "payload": {"n": 1}})
