@@ -138,7 +138,7 @@ _DRAIN: Final = "drain of no-op async jobs"
 _SERVER: Final = "Redis CPU a job, batches of 250 and more"
 _MANY: Final = "`enqueue_many`, one process"
 _HTTP: Final = "`POST /jobs`, one API process"
-_IDLE: Final = "idle: submission → handler start"
+_IDLE: Final = "idle submission → handler start"
 _DUE: Final = "promotion of due jobs"
 _FEWEST: Final = "against the fewest native commands, many jobs each"
 
@@ -178,15 +178,18 @@ def table(machine: str) -> str:
     """Return each aim with what was measured last on such machines, and whether that reaches it."""
     lines = ["| | what | to reach | measured | | run |", "|---:|---|---:|---:|---|---|"]
     reached: dict[str, bool] = {}
+    unknown = 0
     for aim in AIMS:
         digits, unit = _UNITS[aim.unit]
         wanted = f"{'≥' if aim.least else '≤'} {aim.wanted:,g}{unit}"
         number = "" if aim.title in reached else str(len(reached) + 1)
-        what = ", ".join(filter(None, (aim.title if number else "…", aim.detail)))
+        what = f"{aim.title}: {aim.detail}" if number and aim.detail else aim.title
+        what = what if number else f"… {aim.detail}"
         run, found, remark = _last(aim, machine)
         reaches = run is not None and (found >= aim.wanted if aim.least else found <= aim.wanted)
         reached[aim.title] = reached.get(aim.title, True) and reaches
         if run is None:
+            unknown += 1
             lines.append(f"| {number} | {what} | {wanted} |  | not measured |  |")
             continue
         text = f"{found:,.{digits}f}{unit}" + (f" ({remark})" if remark else "")
@@ -195,7 +198,10 @@ def table(machine: str) -> str:
         lines.append(
             f"| {number} | {what} | {wanted} | {text} | {verdict} | {aim.command}, {date} |"
         )
-    lines.append(f"\n{sum(reached.values())} of {len(reached)} are reached in every line.")
+    lines.append(
+        f"\n{sum(reached.values())} of {len(reached)} are reached in every line, "
+        f"{unknown} {'line is' if unknown == 1 else 'lines are'} not measured."
+    )
     return "\n".join(lines)
 
 

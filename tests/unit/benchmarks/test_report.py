@@ -64,8 +64,12 @@ def test_a_load_is_told_with_what_was_reached_of_it() -> None:
     fixed = {"p50_ms": 0.5, "p99_ms": 3.0, "asked_per_s": 60_000.0, "load_per_s": 58_000.0}
     assert "under load: 58,000 jobs/s of 60,000 asked for |" in table({"loaded": [fixed]})
     half = fixed | {"drained_per_s": 120_000.0}
-    assert "under load: half of a drain, 58,000 jobs/s of 60,000" in table({"loaded": [half]})
-    assert "the same under load |" in table({"loaded": [{"p50_ms": 0.5, "p99_ms": 3.0}]})
+    of_half = table({"loaded": [half]})
+    assert "under load: half of a drain, 58,000 jobs/s of 60,000" in of_half
+    assert "p99 ≤ 10 ms (yes)" in of_half
+    of_any = table({"loaded": [{"p50_ms": 0.5, "p99_ms": 3.0}]})
+    assert "the same under load |" in of_any
+    assert "≤" not in of_any
 
 
 def test_what_has_no_column_is_told_beneath() -> None:
