@@ -4,7 +4,7 @@
 Both give the same values and raise `ValueError` with the same words for the same input.
 """
 
-from bananas._speedups_py import ScannedRecord, T
+from bananas._speedups_py import J, R, ScannedRecord
 
 def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
     """Read the top-level members of a job record without decoding its payload.
@@ -30,8 +30,15 @@ def scan_record(data: bytes, max_depth: int = 64) -> ScannedRecord:
         ValueError: Not such a record; the message is the reason.
     """
 
-def read_ordinary(kind: type[T], data: bytes, place: str, name: str) -> T | None:
-    """Read a record of ours about which nothing is to be said, by far the most; else None.
+def ordinary_runs(
+    kind: type[J],
+    models: dict[str, R],
+    lease: object,
+    place: str,
+    ids: list[bytes],
+    records: list[bytes | None],
+) -> tuple[list[R | None], list[int]]:
+    """Make a run of each record of ours about which nothing is to be said, by far the most.
 
     Ordinary is a record with an id, a name and every other required member that has not ended
     (pending, scheduled or processing), of a known priority and the routing key "default",
@@ -39,14 +46,19 @@ def read_ordinary(kind: type[T], data: bytes, place: str, name: str) -> T | None
 
     Args:
         kind: The named tuple of `scan_record`'s twenty members.
-        data: The record.
-        place: Where it was found; not empty.
-        name: The task that it is likely of: a hint that spares making the same text anew.
-            Any other name is read all the same.
+        models: A run as new by task name. Its class has slots, none of them in a base.
+        lease: What the runs belong to.
+        place: Where the records were found; not empty.
+        ids: Of the jobs.
+        records: As many; None = missing.
 
     Returns:
-        The record as a `kind`; None when it is not ordinary, or no record at all: `scan_record`
-        says what.
+        For each record a run, as its model but with these `lease` and `job_id` and the record,
+        as a `kind`, for its `job`; or None, when it is not ordinary, no record at all
+        (`scan_record` says what) or of a task without a model. Then the indexes of the latter.
+
+    Raises:
+        ValueError: There are more ids than records, or fewer.
     """
 
 def encode_record(

@@ -61,13 +61,37 @@ class Leased(NamedTuple):
     crashes: int
 
 
+class Group(NamedTuple):
+    """Jobs of a batch from one place; lists, as an object for each job is 4 % of a no-op one."""
+
+    place: str | None
+    ids: list[bytes]
+    records: list[bytes | None]
+    crashes: list[int]
+    """By job; empty = none."""
+
+    def leased(self, at: int) -> Leased:
+        """Return the job at an index."""
+        crashes = self.crashes[at] if self.crashes else 0
+        return Leased(self.ids[at], self.records[at], self.place, crashes)
+
+
 @dataclass(slots=True)
 class Batch:
     """What a dequeue gave, in the order to start them."""
 
     request: str
     now_ms: int
-    jobs: list[Leased]
+    groups: list[Group]
+
+    def __len__(self) -> int:
+        """Return how many jobs."""
+        return sum([len(group.ids) for group in self.groups])
+
+    @property
+    def jobs(self) -> list[Leased]:
+        """The jobs one by one."""
+        return [group.leased(at) for group in self.groups for at in range(len(group.ids))]
 
 
 class Fenced(NamedTuple):
@@ -285,7 +309,7 @@ class Broker:
         reply = await self.transport.call(self.scripts.dequeue, script_keys, args)
         state = reply[0]
         if state == b"ok":
-            return Batch(request, reply[1], self._leased(reply, places))
+            return Batch(request, reply[1], self._groups(reply, places))
         if state == b"specials":
             self.specials = Specials(name_of(reply[1]), frozenset(map(name_of, reply[2:])))
             return None
@@ -294,22 +318,15 @@ class Broker:
         raise ScriptError("broker.dequeue", f"answered {state!r}")
 
     @staticmethod
-    def _leased(reply: list[Any], places: Sequence[str]) -> list[Leased]:
-        jobs: list[Leased] = []
+    def _groups(reply: list[Any], places: Sequence[str]) -> list[Group]:
+        groups: list[Group] = []
         for number, ids, records, crashes in reply[2:]:
             place = places[int(number) - 1] if number else None
-            counts = [_number(count or b"0") for count in crashes] if crashes else [0] * len(ids)
+            counts = [_number(count or b"0") for count in reversed(crashes)]
             ids.reverse()
             records.reverse()
-            counts.reverse()
-            # Leased() would pass through a Python function: 0.3 us against 0.2.
-            jobs += [
-                tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
-                    Leased, (job_id, record, place, count)
-                )
-                for job_id, record, count in zip(ids, records, counts, strict=True)
-            ]
-        return jobs
+            groups.append(Group(place, ids, records, counts))
+        return groups
 
     async def settle(self, epoch: str, settlement: Settlement, retention: Retention) -> list[bytes]:
         """Send gathered outcomes, at most 500; returns the ids that the token no longer holds.

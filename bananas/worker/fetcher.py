@@ -147,7 +147,7 @@ class Fetcher:
                 plenty = _is_full(batch, limit)
                 if plenty or self._behind is not None:
                     continue
-                if batch.jobs:
+                if len(batch):
                     await asyncio.sleep(0)  # it begins before more is asked for, not after
                 elif not await self._sorter.sort() and not self._stopping:
                     await self._wait_for_work()
@@ -171,7 +171,7 @@ class Fetcher:
         if isinstance(batch, Fenced):
             self._fenced(epoch)
             return None
-        if batch.jobs:
+        if len(batch):
             if epoch != self.epoch:
                 log.warning("request %s was answered after its epoch was given up", request)
                 return None
@@ -217,6 +217,7 @@ class Fetcher:
 
 def _is_full(batch: Batch, limit: int) -> bool:
     """Tell whether more may wait than came: it is as many as were asked for, or as had room."""
-    if len(batch.jobs) < limit:
-        return sum(len(job.record or b"") for job in batch.jobs) > ROOM_BYTES // 2
+    if len(batch) < limit:
+        records = [record for group in batch.groups for record in group.records if record]
+        return sum(map(len, records)) > ROOM_BYTES // 2
     return True

@@ -109,6 +109,23 @@ class Row(tuple[Any, ...]):
     __slots__ = ()
 
 
+class Sprint:
+    """A run."""
+
+    __slots__ = ("definition", "fast", "job", "job_id", "lease", "soft_limit_s", "unset")
+
+    def __init__(
+        self, lease: object, job_id: bytes, job: object, definition: object, limit_s: float
+    ) -> None:
+        """Leave one slot empty."""
+        self.lease = lease
+        self.job_id = job_id
+        self.job = job
+        self.definition = definition
+        self.soft_limit_s = limit_s
+        self.fast = True
+
+
 class TestChoice:
     """Which core runs."""
 
@@ -136,7 +153,13 @@ class TestReadOrdinary:
         core: ModuleType, record: bytes, place: str = "queue:normal", name: str = ""
     ) -> Row | None:
         """Read a record that was found in a place."""
-        row: Row | None = core.read_ordinary(Row, record, place, name)
+        names = ("t", "aa", "a-task-with-a-name-of-its-own", name)
+        models = {each: Sprint(None, b"", None, each, 5.0) for each in names}
+        before = OWN_RECORD.replace(b'"name":"t"', b'"name":"%b"' % name.encode())
+        records = [before, record]
+        runs, others = core.ordinary_runs(Row, models, "lease", place, [b"0", b"1"], records)
+        assert others == [at for at, run in enumerate(runs) if run is None]
+        row: Row | None = None if runs[1] is None else runs[1].job
         return row
 
     @pytest.mark.parametrize("name", ["", "é", OWN[1], "another"])
@@ -214,6 +237,63 @@ class TestReadOrdinary:
         record = OWN_RECORD.replace(b'"%b"' % word.encode(), escaped)
         assert record != OWN_RECORD
         assert self.read(core, record) == OWN
+
+    def test_each_run_is_its_tasks_model_but_for_three(self, core: ModuleType) -> None:
+        """In the order of the records; what cannot be one is None and named by its index."""
+        other = OWN_RECORD.replace(b'"name":"t"', b'"name":"other"')
+        unknown = OWN_RECORD.replace(b'"name":"t"', b'"name":"unknown"')
+        models = {name: Sprint("nobody", b"", None, name, 7.5) for name in ("t", "other")}
+        records = [OWN_RECORD, None, other, b"{", unknown, OWN_RECORD]
+        ids = [b"%d" % at for at in range(6)]
+        runs, others = core.ordinary_runs(Row, models, "lease", "queue:normal", ids, records)
+        assert others == [1, 3, 4]
+        assert [at for at, run in enumerate(runs) if run is None] == others
+        for at, name in ((0, "t"), (2, "other"), (5, "t")):
+            run = runs[at]
+            assert type(run) is Sprint
+            assert (run.lease, run.job_id, run.job[1]) == ("lease", ids[at], name)
+            assert (run.definition, run.soft_limit_s, run.fast) == (name, 7.5, True)
+            assert not hasattr(run, "unset")
+            run.fast = False
+        assert all(model.fast and model.lease == "nobody" for model in models.values())
+
+    def test_there_are_as_many_ids_as_records(self, core: ModuleType) -> None:
+        """An answer of the server that says otherwise is none."""
+        for ids in ([], [b"0", b"1"]):
+            with pytest.raises(ValueError, match="as many ids as records"):
+                core.ordinary_runs(Row, {}, None, "queue:normal", ids, [OWN_RECORD])
+
+    def test_runs_end_like_any_object(self, core: ModuleType) -> None:
+        """References are counted right: what a thousand runs hold is let go with them."""
+        held = [object() for _ in range(3)]
+        models = {"t": Sprint(held[0], b"", None, held[1], 7.5)}
+        counts = [sys.getrefcount(each) for each in held]
+        runs, _ = core.ordinary_runs(
+            Row, models, held[2], "queue:normal", [b"0"] * 1000, [OWN_RECORD] * 1000
+        )
+        assert sys.getrefcount(held[2]) == counts[2] + 1000
+        gc.collect()
+        assert all(run.lease is held[2] and run.job == OWN for run in runs)
+        del runs
+        assert [sys.getrefcount(each) for each in held] == counts
+
+    def test_only_a_class_of_plain_slots_makes_runs(self) -> None:
+        """The compiled core copies slots, so it refuses an object that holds more."""
+
+        class Loose(Sprint):
+            """A run with a dictionary."""
+
+        if speedups.COMPILED:
+            for model in (Loose(None, b"", None, None, 1.0), object(), 1):
+                with pytest.raises(TypeError, match="a model must have slots"):
+                    speedups.ordinary_runs(
+                        Row,
+                        {"t": model},
+                        None,
+                        "queue:normal",
+                        [b"0"],
+                        [OWN_RECORD],  # type: ignore[type-var]
+                    )
 
     def test_it_is_hashed_as_what_it_holds(self, core: ModuleType) -> None:
         """Equal tuples have equal hashes, whoever made them."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bananas.broker import Batch, Fenced, Leased, Specials
+from bananas.broker import Batch, Fenced, Group, Specials
 from bananas.errors import BrokerUnavailableError
 from bananas.settings import Settings
 from bananas.worker.fetcher import ROOM_BYTES, Fetcher
@@ -78,8 +78,9 @@ class Bench:
     def answer(self, number: int, jobs: int, *, record: bytes = b"{}") -> None:
         """Answer a call with so many jobs."""
         request, _, future = self.calls[number]
-        leased = [Leased(b"%d" % n, record, "queue:normal", 0) for n in range(jobs)]
-        future.set_result(Batch(request, 0, leased))
+        ids = [b"%d" % n for n in range(jobs)]
+        group = Group("queue:normal", ids, [record] * jobs, [])
+        future.set_result(Batch(request, 0, [group] if jobs else []))
 
     def names(self, *numbers: int) -> list[str]:
         """Return the requests of these calls."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bananas.broker import Batch, Leased, Specials
+from bananas.broker import Batch, Group, Leased, Specials
 from bananas.registry import Definition, Registry, TaskOptions
 from bananas.settings import Settings
 from bananas.table import JOB_ID_MAX_BYTES
@@ -47,7 +47,8 @@ class Desk:
 
     def admit(self, *jobs: Leased) -> list[Attempt]:
         """Admit one batch."""
-        batch = Batch("r", NOW_MS, list(jobs))
+        groups = [Group(job.place, [job.job_id], [job.record], [job.crashes]) for job in jobs]
+        batch = Batch("r", NOW_MS, groups)
         self.lease, attempts = self.intake.admit(batch, "e", Specials())
         return attempts
 
