@@ -131,6 +131,7 @@ class Promotion:
     now_ms: int
     wait_ms: int | None
     moved: int
+    woken: int
     unplaced: list[bytes]
 
 
@@ -444,8 +445,8 @@ class Broker:
         for job_id, place in (placed or {}).items():
             args += (job_id, place)
         reply = await self.transport.call(self.scripts.promote, script_keys, args)
-        now_ms, wait_ms, moved, *unplaced = reply
-        return Promotion(now_ms, None if wait_ms < 0 else wait_ms, moved, unplaced)
+        now_ms, wait_ms, moved, woken, *unplaced = reply
+        return Promotion(now_ms, None if wait_ms < 0 else wait_ms, moved, woken, unplaced)
 
     async def prune(self, retention_s: float, *, limit: int = MAX_JOBS) -> int:
         """Drop failed jobs older than the retention; returns how many, the limit = call again.

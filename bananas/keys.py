@@ -50,7 +50,7 @@ class Keys:
     def __init__(self, prefix: str = "bananas") -> None:
         """Build the fixed names once: they are asked for on every call."""
         self.prefix = prefix
-        self.scheduled = f"{prefix}:queue:scheduled"  # ZSET  id -> due, unix s
+        self.scheduled = f"{prefix}:queue:scheduled"  # ZSET  id -> due, unix s; CHANNEL
         self.dead = f"{prefix}:queue:dead"  # ZSET  id -> failed at, unix s
         self.epochs = f"{prefix}:queue:processing:epochs"  # ZSET  epoch -> deadline, unix ms
         self.counters = f"{prefix}:counters"  # HASH  transition -> count

@@ -667,7 +667,9 @@ class Settings:
         1.0, _Duration(0.01, 3_600), "pause between two looks at the periodic jobs", bare=True
     )
     promote_interval_s: float = _setting(
-        0.1, _Duration(0.01, 60), "pause between two moves of due jobs: their time resolution"
+        0.1,
+        _Duration(0.01, 60),
+        "pause between two looks for foreign jobs; up to 500ms while none come",
     )
     cron_scheduler_enabled: bool = _setting(
         True, _Boolean(), "run periodic jobs where the scheduler runs", bare=True

@@ -231,6 +231,24 @@ class BareQueue:
         found = self.client.zrange(self.keys.scheduled, 0, -1, withscores=True)
         return {job_id.decode(): due for job_id, due in found}
 
+    @contextlib.contextmanager
+    def bell(self) -> Iterator[Callable[[], int]]:
+        """Listen to what promoters listen to; gives how often it rang since the last look."""
+        channel = self.keys.scheduled
+        with self.client.pubsub(ignore_subscribe_messages=True) as listener:
+            listener.subscribe(channel)
+            listener.get_message(timeout=5)
+
+            def rang() -> int:
+                self.client.publish(channel, "end")
+                told = 0
+                while (message := listener.get_message(timeout=5))["data"] != b"end":
+                    assert message["data"] == b""
+                    told += 1
+                return told
+
+            yield rang
+
     def dead(self) -> dict[str, float]:
         """Return times of failure by id, in their order."""
         found = self.client.zrange(self.keys.dead, 0, -1, withscores=True)

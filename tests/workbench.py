@@ -24,6 +24,7 @@ from bananas.settings import Settings
 from bananas.table import SlotState, Table
 from bananas.transport import Transport
 from bananas.warden.warden import Warden
+from bananas.watch import Watch
 from bananas.worker.places import Service
 from bananas.worker.worker import Worker
 
@@ -171,6 +172,7 @@ class Bench:
             self.table,
             slot,
             SYSTEM_CLOCK,
+            watch=Watch(url or str(settings.redis_url)),
             served=Service(service.routing_keys, service.priorities).places((), Specials()),
             scheduler=scheduler,
         )

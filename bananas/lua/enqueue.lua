@@ -2,7 +2,7 @@
 --
 -- KEYS[1] request           STRING the answer given to this request, with a TTL
 -- KEYS[2] counters          HASH   transition -> count
--- KEYS[3] scheduled         ZSET   id -> due, unix s
+-- KEYS[3] scheduled         ZSET   id -> due, unix s; also a CHANNEL: its first is due earlier
 -- KEYS[4] specials_version  STRING version of the set of tasks with lists of their own
 -- KEYS[5] specials          ZSET   those tasks
 -- KEYS[6] places            SET    places that hold jobs, did so lately, or are served
@@ -58,6 +58,7 @@ for i = 1, later do
   end
   -- a score that ZADD would refuse is refused here, where nothing has been written
   if not due or due ~= due then return redis.error_reply('ERR due is not a number: ' .. ARGV[at]) end
+  if i == 1 then dues.before = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] end
   dues[i] = string.format('%.6f', due)
   at = at + 2
 end
@@ -104,6 +105,10 @@ for i = 1, later do
   if verdicts == '' or string.sub(verdicts, job + i, job + i) == 'a' then
     redis.call('ZADD', KEYS[3], dues[i], ARGV[at + 1])
     accepted = accepted + 1
+  end
+  -- promoters sleep until the first is due; pcall: a user without PUBLISH schedules all the same
+  if i == later and redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] ~= dues.before then
+    redis.pcall('PUBLISH', KEYS[3], '')
   end
   at = at + 2
 end

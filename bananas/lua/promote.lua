@@ -8,7 +8,8 @@
 -- ARGV[2] prefix     string of all keys; record and list keys carry its slot
 -- ARGV[3..] rest     mixed  (id, place) for jobs reported as unplaced before
 --
--- returns {now ms, ms until the next is due or -1, jobs moved, unplaced id…}; unplaced jobs stay
+-- returns {now ms, ms until the next is due or -1, jobs moved, markers left, unplaced id…};
+--         unplaced jobs stay
 -- moves   scheduled -> pending
 -- cost    O(limit log scheduled)
 -- include: lib/now.lua
@@ -60,4 +61,4 @@ elseif #markers > 0 then
 end
 for _, marker in ipairs(markers) do redis.call('LPUSH', marker, '1') end
 
-return {now, wait, #moving, unpack(unplaced)}
+return {now, wait, #moving, #markers, unpack(unplaced)}

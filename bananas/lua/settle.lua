@@ -3,7 +3,7 @@
 -- KEYS[1] lease          SET    ids leased by the request that is the token
 -- KEYS[2] epoch_leases   SET    requests whose leases the epoch holds
 -- KEYS[3] counters       HASH   transition -> count
--- KEYS[4] scheduled      ZSET   id -> due, unix s
+-- KEYS[4] scheduled      ZSET   id -> due, unix s; also a CHANNEL: its first is due earlier
 -- KEYS[5] dead           ZSET   id -> failed at, unix s
 -- KEYS[6] crashes        HASH   id -> processes it killed
 -- KEYS[7] cancelled      SET    cancelled ids that were still in a list
@@ -154,6 +154,7 @@ while ARGV[at] do
     count_up('completed', in_section(first, count))
   elseif op == 'later' then
     now = now or now_ms()
+    local before = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
     for i = 1, count do
       if held[job] == 1 then
         local due = (now + tonumber(ARGV[at + 2 * i - 1])) / 1000
@@ -161,6 +162,10 @@ while ARGV[at] do
         redis.call('SET', KEYS[8 + job], ARGV[at + 2 * i])
       end
       job = job + 1
+    end
+    -- as in enqueue
+    if redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2] ~= before then
+      redis.pcall('PUBLISH', KEYS[4], '')
     end
     count_up(ARGV[at], in_section(first, count))
     at = at + 1 + 2 * count

@@ -30,6 +30,7 @@ from bananas.runtime.signals import Leave, drain_or_cut, start_or_drain
 from bananas.supervisor.process import ASK_SIGNAL, EXIT_TARGET_RAISED
 from bananas.transport import Transport
 from bananas.warden.warden import Warden
+from bananas.watch import Watch
 from bananas.worker.places import Service
 from bananas.worker.worker import Worker
 
@@ -128,6 +129,9 @@ def worker_body(
                         child.table,
                         child.slot,
                         SYSTEM_CLOCK,
+                        watch=Watch(
+                            address_of(settings), client_name=f"bananas:watch:{os.getpid()}"
+                        ),
                         served=_served(settings),
                         scheduler=settings.scheduler_enabled,
                     )
@@ -218,6 +222,7 @@ def warden_body(settings: Settings, *, scheduler: bool) -> Callable[[Child], int
                     child.table,
                     child.slot,
                     SYSTEM_CLOCK,
+                    watch=Watch(address_of(settings), client_name=f"bananas:watch:{os.getpid()}"),
                     served=_served(settings),
                     scheduler=scheduler,
                 )

@@ -1,7 +1,8 @@
 """Moves jobs that have become due to their queues, and wakes workers for foreign pushes.
 
 Any number of promoters may run; each step is one script. It sleeps until the next job is
-due, at most one interval, which is also how long a foreign push may wait to be noticed.
+due; whoever schedules an earlier one rings (`bell`). Foreign producers do not, so it also
+looks after every pause: an interval while it finds what they left, up to `REST_S` while not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 250
 """Most jobs in one step: 6 us each on a loaded core, and nothing else runs meanwhile."""
 
+REST_S: Final = 0.5
+"""Longest pause: five commands a second are what an idle process may ask, all rhythms together."""
+
 _MAX_PLACES: Final = 500
 """Most places looked at in one step, each two LLEN."""
 
@@ -27,12 +31,14 @@ class Promoter:
     """Promotes."""
 
     def __init__(self, broker: Broker, served: Sequence[str], *, interval_s: float) -> None:
-        """Promote every `interval_s`; keep the wake markers of `served` places right."""
+        """Look at least after `interval_s` or `REST_S`; mark `served` places that wait unmarked."""
         self._broker = broker
         self._own = tuple(served)
         self._served = self._own
-        self._interval_s = interval_s
+        self._interval_s = self._pause_s = interval_s
         self.promoted = 0
+        self.bell = broker.keys.scheduled
+        """The channel that has a message when the next job is due earlier than was said."""
 
     async def promote(self) -> float:
         """Move everything that is due; returns how long to wait, seconds.
@@ -41,15 +47,18 @@ class Promoter:
             BrokerError: Redis did not answer.
         """
         placed: dict[bytes, str] = {}
+        found = False
         while True:
             step = await self._broker.promote(self._served, placed, limit=_AT_ONCE)
             self.promoted += step.moved
+            found = found or step.moved + step.woken > 0
             placed = await find_places(self._broker, step.unplaced)
             if step.moved + len(step.unplaced) < _AT_ONCE and not placed:
                 break
-        if step.wait_ms is None:
-            return self._interval_s
-        return min(self._interval_s, step.wait_ms / 1000)
+        # what comes next waits no longer than it was quiet before
+        pause_s = self._interval_s if found else min(2 * self._pause_s, REST_S)
+        self._pause_s = max(self._interval_s, pause_s)
+        return self._pause_s if step.wait_ms is None else min(self._pause_s, step.wait_ms / 1000)
 
     async def learn_places(self) -> None:
         """Keep the markers of every place right that was ever used, beside our own.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bananas.clock import Clock
     from bananas.settings import Settings
     from bananas.table import Slot, Table
+    from bananas.watch import Watch
 
 log = logging.getLogger("bananas.warden")
 
@@ -49,10 +50,11 @@ class Warden:
         slot: Slot,
         clock: Clock,
         *,
+        watch: Watch,
         served: Sequence[str],
         scheduler: bool,
     ) -> None:
-        """Serve a table, and count in `slot` of it.
+        """Serve a table, and count in `slot` of it; `watch` is closed by `stop`.
 
         With `scheduler`, also promote, sweep and prune for the whole fleet.
         """
@@ -67,6 +69,7 @@ class Warden:
         self._beat_s = settings.beat_interval_s
         self._sweep_s = min(settings.scheduler_interval_s, ttl_s / 4)
         self._scheduler = scheduler
+        self._bells = watch
         self.beat = Beat(broker, table, clock, ttl_s=ttl_s)
         culprits = Culprits(broker, settings, clock)
         self.reclaimer = Reclaimer(broker, table, clock, culprits, ttl_s=ttl_s)
@@ -115,6 +118,7 @@ class Warden:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._bells.close()
         try:
             async with asyncio.timeout(2 * _RETRY_S):
                 await self.reclaimer.reclaim_dead()
@@ -165,16 +169,18 @@ class Warden:
             )
 
     async def _promote(self) -> None:
-        while True:
-            try:
-                wait_s = await self.promoter.promote()
-            except BrokerError as error:
-                log.warning("cannot promote: %s", error)
-                wait_s = _RETRY_S
-            except Exception:  # a defect of ours: what is due next must not pay for it
-                log.exception("cannot promote")
-                wait_s = _RETRY_S
-            await asyncio.sleep(wait_s)
+        with self._bells.open(self.promoter.bell) as bell:
+            while True:
+                try:
+                    wait_s = await self.promoter.promote()
+                except BrokerError as error:
+                    log.warning("cannot promote: %s", error)
+                    await asyncio.sleep(_RETRY_S)
+                except Exception:  # a defect of ours: what is due next must not pay for it
+                    log.exception("cannot promote")
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    await bell.wait(wait_s)
 
     async def _prune(self) -> None:
         await self.pruner.prune()

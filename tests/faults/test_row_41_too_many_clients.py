@@ -69,15 +69,15 @@ def test_a_fleet_waits_for_places(
             for found in cast("Any", client.client_list())
             if found["name"].startswith("bananas:")
         )
-        assert cut == 5, "two connections a worker, one a warden"
+        assert cut == 6, "two connections a worker, two a warden"
         crowd()
         wait_for(
-            lambda: cast("Any", client.info("stats"))["rejected_connections"] > before + 5 * 3,
+            lambda: cast("Any", client.info("stats"))["rejected_connections"] > before + 6 * 3,
             what="refusals",
         )
         time.sleep(1.0)
         refused = cast("Any", client.info("stats"))["rejected_connections"] - before
-        # five connections, pauses of 50 ms that double up to 2 s: not a hundred attempts
+        # six connections, pauses of 50 ms that double up to 2 s: not a hundred attempts
         assert refused < 60, refused
         client.config_set("maxclients", 1000)
         submit("quick")
@@ -89,7 +89,7 @@ def test_a_fleet_waits_for_places(
     assert one.stop() == 0
 
 
-def test_a_fleet_has_two_connections_a_worker_and_one_a_warden(
+def test_a_fleet_has_two_connections_a_process(
     fleet: Callable[..., Fleet], submit: Callable[..., str], scene: Scene, own_server: Server
 ) -> None:
     """However much work there is."""
@@ -100,7 +100,7 @@ def test_a_fleet_has_two_connections_a_worker_and_one_a_warden(
             if n % 40 == 0:
                 found = [c["name"] for c in cast("Any", client.client_list())]
                 roles = Counter(name.split(":")[1] for name in found if name.startswith("bananas:"))
-                assert roles == {"worker": 2, "wake": 2, "warden": 1}
+                assert roles == {"worker": 2, "wake": 2, "warden": 1, "watch": 1}
     wait_for(scene.drained)
     scene.judge().check()
     assert one.stop() == 0

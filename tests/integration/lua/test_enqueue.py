@@ -74,6 +74,31 @@ def test_scheduled_jobs_wait_for_their_time(queue: BareQueue) -> None:
     assert queue.drift() == 0
 
 
+def test_an_earlier_first_job_rings_once(queue: BareQueue) -> None:
+    """Whoever sleeps until the first is due hears of an earlier one, and of nothing else."""
+    with queue.bell() as rang:
+        queue.enqueue("a", "b", due="+1000")
+        assert rang() == 1
+        queue.again()
+        queue.enqueue("c", due="+1000")
+        queue.enqueue("d", due="+2000")
+        queue.enqueue("a", due="+1")
+        queue.enqueue("e")
+        assert rang() == 0
+        enqueue(queue, "r", [*entries("f", due="+3000"), *entries("g", due="+999")])
+        assert rang() == 1
+
+
+def test_who_may_not_publish_schedules_all_the_same(own_queue: BareQueue) -> None:
+    """Promoters look now and then besides, so that nothing is refused for it."""
+    client = own_queue.client
+    client.execute_command("ACL", "SETUSER", "default", "-publish")
+    own_queue.enqueue("a", due="+1000")
+    client.execute_command("ACL", "SETUSER", "default", "+publish")
+    assert set(own_queue.scheduled()) == {"a"}
+    assert own_queue.counters() == {"accepted": 1}
+
+
 def test_waiting_and_scheduled_jobs_share_a_call(queue: BareQueue) -> None:
     """Verdicts come in the order of the call, wherever the jobs go."""
     queue.enqueue("b")

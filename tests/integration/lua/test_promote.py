@@ -137,10 +137,10 @@ def test_foreign_pushes_are_woken_for(queue: BareQueue) -> None:
     """A served place that waits without a marker gets one; marked and empty ones get none."""
     queue.push_foreign("f", NORMAL)
     queue.enqueue("a", place=HIGH)
-    promote(queue, HIGH, NORMAL, GPU)
+    assert promote(queue, HIGH, NORMAL, GPU).woken == 1
     assert [queue.markers(where) for where in (HIGH, NORMAL, GPU)] == [1, 1, 0]
     before = queue.snapshot()
-    promote(queue, HIGH, NORMAL, GPU)
+    assert promote(queue, HIGH, NORMAL, GPU).woken == 0
     assert queue.snapshot() == before
 
 

@@ -269,6 +269,19 @@ def test_retention_of_nothing_deletes_at_once(queue: BareQueue) -> None:
     assert queue.drift() == 0
 
 
+def test_an_earlier_first_job_rings_once(queue: BareQueue) -> None:
+    """A retry that is due before all others is told to whoever sleeps until the first is due."""
+    token = queue.leased("a", "b", "c", "d")
+    with queue.bell() as rang:
+        later = [(*done("a"), 1000, "retried"), (*done("b"), 900, "retried")]
+        queue.settle(token, later=later)
+        assert rang() == 1
+        queue.again()
+        queue.settle(token, later=[(*done("c"), 900, "retried")], dropped=[b"d"])
+        assert rang() == 0
+    assert queue.drift() == 0
+
+
 def test_results_are_stored_with_their_ttl_and_told(queue: BareQueue) -> None:
     """A result replaces an older one whole, lives for its ttl, and is published once."""
     token = queue.leased("a", "b")

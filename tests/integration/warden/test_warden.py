@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bananas.clock import SYSTEM_CLOCK
+from bananas.errors import Snooze
 from bananas.ids import request_id
 from bananas.keys import place
 from bananas.table import SlotState
 from bananas.warden.culprits import REASON, Culprits
+from bananas.warden.promoter import REST_S, Promoter
 from bananas.warden.pruner import Pruner
 from workbench import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from servers import Server
     from workbench import Bench
 
 
@@ -42,6 +47,65 @@ async def test_due_jobs_are_promoted_in_order_and_none_early(bench: Bench) -> No
     waiting = bench.redis.lrange(bench.keys.waiting(place("normal")), 0, -1)
     assert [i.decode() for i in waiting][:20] == ids[::-1]  # type: ignore[union-attr]
     assert (await bench.counters())["promoted"] == 1520
+
+
+async def test_the_promoter_rests_while_there_is_nothing_to_find(bench: Bench) -> None:
+    """Each pause is twice the last, until a foreign push or a due job; none outlasts a due time."""
+    promoter = Promoter(bench.broker, [place("normal")], interval_s=0.1)
+    assert [await promoter.promote() for _ in range(4)] == [0.2, 0.4, REST_S, REST_S]
+    bench.push(b'{"id":"f","name":"t","payload":{}}', "f")
+    assert [await promoter.promote() for _ in range(2)] == [0.1, 0.2]
+    await bench.app.client.submit("t", delay_s=30)
+    assert await Promoter(bench.broker, (), interval_s=60.0).promote() <= 30
+    await bench.app.client.submit("t", delay_s=0.01)
+    await until(lambda: bench.redis.zcount(bench.keys.scheduled, 0, time.time()) == 1)
+    assert await promoter.promote() == 0.1
+    bench.drift_allowed = 1  # the foreign one
+
+
+async def test_an_idle_warden_asks_little(
+    make_bench: Callable[..., Coroutine[Any, Any, Bench]], make_server: Callable[..., Server]
+) -> None:
+    """Fewer than five calls a second, at the default rhythms, all its services together."""
+    bench = await make_bench(make_server().url)
+    warden = bench.warden(lease_ttl_s=15.0, beat_interval_s=3.0)
+    rests = asyncio.Event()
+    inner = warden.promoter.promote
+
+    async def promote() -> float:
+        wait_s = await inner()
+        if wait_s == REST_S:
+            rests.set()
+        return wait_s
+
+    warden.promoter.promote = promote  # type: ignore[method-assign]  # the real one, looked at
+    await asyncio.wait_for(rests.wait(), 30)
+
+    def calls() -> int:
+        return int(bench.redis.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    before = calls()
+    await asyncio.sleep(4)  # what is looked at is how little happens in it
+    assert calls() - before < 5 * 4
+
+
+async def test_an_earlier_job_wakes_a_promoter_that_sleeps(bench: Bench) -> None:
+    """It would look again in a minute; a job scheduled meanwhile, or again, is promoted in time."""
+    runs = 0
+
+    async def t() -> None:
+        nonlocal runs
+        runs += 1
+        if runs % 2:
+            raise Snooze(0.05)
+
+    task = bench.app.task(name="t")(t)
+    await bench.worker()
+    bench.warden(promote_interval_s=60.0)
+    await task.options(delay_s=3600).enqueue()
+    for n in range(3):
+        await task.options(delay_s=0.05).enqueue()
+        await until(lambda n=n: runs == 2 * n + 2)  # type: ignore[misc]
 
 
 async def test_the_dead_of_the_table_are_reclaimed_at_once(bench: Bench) -> None:

@@ -34,7 +34,7 @@ def test_an_idle_fleet_sends_few_commands(fleet: Callable[..., Fleet], scene: Sc
     with scene.redis.monitor() as monitor:
         ends_s = time.monotonic() + LOOK_S
         while time.monotonic() < ends_s:
-            line = monitor.next_command()  # the promoter alone speaks ten times a second
+            line = monitor.next_command()  # the promoter speaks twice a second
             if line["client_type"] != "lua":
                 seen.append(line["command"].split()[0].lower())
     assert "blpop" in seen, "workers wait"
