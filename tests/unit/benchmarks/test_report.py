@@ -85,7 +85,7 @@ def test_what_has_no_column_is_told_beneath() -> None:
     assert len(table(samples).splitlines()) == 3
     fleet, job, others = notes(samples).splitlines()
     assert "**4.0** (4.0–4.0) times a second" in fleet  # noqa: RUF001 - a range
-    assert "**198.0**" in job
+    assert "**198.0** (198.0–198.0) beside its record of 472" in job  # noqa: RUF001 - a range
     assert "0.1 to 0.1 µs" in others
     assert not notes({"idle": SAMPLES["idle"]})
 
