@@ -18,6 +18,7 @@ from bananas.http.exchange import ClientGoneError
 from bananas.http.operations import Context
 from bananas.settings import Settings
 from bananas.submission import Verdict
+from bananas.tokens import Grant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,6 +211,35 @@ async def test_lines_that_are_all_broken_are_bounded_too() -> None:
     assert jobs.chunks == [[], [], [], []]
 
 
+async def test_lines_that_are_all_too_long_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their number nor their length takes memory."""
+    monkeypatch.setattr(batch, "CHUNK_LINES", 3)
+    outlet, jobs, _ = await run(Sender((b"x" * (LIMIT + 1) + b"\n") * 6, b"x" * (LIMIT + 1)))
+    assert outlet.verdicts == [(number, "rejected") for number in range(1, 8)]
+    assert jobs.chunks == [[], [], []]
+
+
+async def test_of_a_line_that_is_too_long_nothing_is_kept() -> None:
+    """Its end is awaited, and what follows is a line again."""
+    under_test = Batch(Context(cast("Client", Jobs()), SETTINGS), Outlet(), None)
+    for data, kept in ((b"x" * LIMIT, LIMIT), (b"x", 0), (b"x" * 99, 0), (b"x\n{", 1)):
+        await under_test._feed(data)
+        assert len(under_test._rest) == kept
+    assert len(under_test._chunk.rejected) == 1
+
+
+async def test_lines_for_other_queues_are_rejected_alone() -> None:
+    """A caller's token allows some; what is no object is judged by its form."""
+    body = b'{"routing_key":"gpu"}\n{"routing_key":"cpu"}\n{}\n[]\n'
+    jobs, outlet = Jobs(), Outlet()
+    grant = Grant.of(["enqueue:gpu"])
+    under_test = Batch(Context(cast("Client", jobs), SETTINGS), outlet, None, grant)
+    await under_test.run(Sender(body).receive)
+    await under_test.close()
+    assert [status for _, status in outlet.verdicts] == ["accepted", *["rejected"] * 3]
+    assert jobs.chunks == [[{"routing_key": "gpu"}, []]]
+
+
 async def test_a_key_names_lines_without_an_id() -> None:
     """Under a key each line's job has an id by its number; ids of the lines' own stay."""
     body = b'{"name":"t"}\n\n{"name":"t","id":"x"}\n{"name":"t","id":null}\n'
@@ -231,6 +261,16 @@ async def test_a_failure_names_the_first_line_without_a_verdict() -> None:
     assert outlet.problem.kind == "broker-full"
     assert outlet.problem.members["undecided_from"] == len(outlet.verdicts) + 1
     assert len(outlet.verdicts) < 5_000
+
+
+async def test_nothing_is_sent_after_a_failure() -> None:
+    """A line without a verdict is repeated: it must not have become a job meanwhile."""
+    jobs = Jobs()
+    jobs.error = BrokerFullError("enqueue", "OOM")
+    outlet, _, _ = await run(Sender(b"{}\n" * 501, then="silence"), jobs)
+    assert [len(chunk) for chunk in jobs.chunks] == [500]
+    assert outlet.problem is not None
+    assert outlet.problem.members["undecided_from"] == 1
 
 
 async def test_a_defect_of_ours_is_not_hidden() -> None:
