@@ -108,8 +108,9 @@ def notes(samples: Mapping[str, Sequence[Sample]]) -> str:
         record = memory[0]["bytes"] - memory[0]["beside_bytes"]
         said.append(
             f"A waiting job takes {_cell(spread(memory, 'bytes'), 'each')} bytes in Redis, "
-            f"{_cell(spread(memory, 'beside_bytes'), 'each')} beside its record of {record:.0f} (200 "
-            f"at most are to be reached); {_cell(spread(memory, 'at_once_bytes'), 'each')} right after all "
+            f"{_cell(spread(memory, 'beside_bytes'), 'each')} beside its record of {record:.0f} "
+            "(200 at most are to be reached); "
+            f"{_cell(spread(memory, 'at_once_bytes'), 'each')} right after all "
             "were enqueued, when the server may still be enlarging its table of keys."
         )
     others = spread([sample for taken in samples.values() for sample in taken], "other_us")
