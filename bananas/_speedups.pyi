@@ -41,8 +41,9 @@ def ordinary_runs(
     """Make a run of each record of ours about which nothing is to be said, by far the most.
 
     Ordinary is a record with an id, a name and every other required member that has not ended
-    (pending, scheduled or processing), of a known priority and the routing key "default",
-    without a due time, limits of its own, an expiry or foreign members, and with this place.
+    (pending, scheduled or processing), of a known priority and of the place's routing key or
+    "default", without a due time, limits of its own, an expiry or foreign members, and with
+    this place.
 
     Args:
         kind: The named tuple of `scan_record`'s twenty members.

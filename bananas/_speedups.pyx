@@ -405,7 +405,7 @@ cdef str DEFAULT = "default"
 
 def scan_record(bytes data not None, Py_ssize_t max_depth=64):
     """Read the top-level members of a job record without decoding its payload."""
-    return _scan(data, max_depth, "", "")
+    return _scan(data, max_depth, "", "", DEFAULT)
 
 
 def ordinary_runs(
@@ -416,11 +416,12 @@ def ordinary_runs(
     cdef Py_ssize_t at, size = len(ids)
     cdef list runs = [], others = []
     cdef str name = ""  # of the record before: most likely of the next one, too
+    cdef str key = place.split(":", 2)[1] if place.startswith("route:") else DEFAULT
     if len(records) != size:
         raise ValueError("as many ids as records are needed")
     for at in range(size):
         record = records[at]
-        job = None if record is None else _read_ordinary(kind, <bytes?>record, place, name)
+        job = None if record is None else _read_ordinary(kind, <bytes?>record, place, name, key)
         model = None
         if job is not None:
             name = <str>(<tuple>job)[1]
@@ -437,14 +438,17 @@ def ordinary_runs(
     return runs, others
 
 
-cdef object _read_ordinary(type kind, bytes data, str place, str name):
+cdef object _read_ordinary(type kind, bytes data, str place, str name, str key):
     """Read a record of ours about which nothing is to be said; None for every other."""
     cdef tuple scanned
     # A hint is compared by its bytes, which are those of the record only when it is ASCII.
     if not PyUnicode_IS_ASCII(name):
         name = ""
     try:
-        scanned = _scan(data, 64, place if PyUnicode_IS_ASCII(place) else "", name)
+        scanned = _scan(
+            data, 64, place if PyUnicode_IS_ASCII(place) else "", name,
+            key if PyUnicode_IS_ASCII(key) else DEFAULT,
+        )
     except ValueError:
         return None
     cdef str status = <str>scanned[4], priority = <str>scanned[5], found = <str>scanned[19]
@@ -452,7 +456,7 @@ cdef object _read_ordinary(type kind, bytes data, str place, str name):
         not (<str>scanned[0]) or not (<str>scanned[1])
         or status != PENDING and status != SCHEDULED and status != "processing"
         or priority != NORMAL and priority != "high" and priority != "low"
-        or (<str>scanned[6]) != DEFAULT
+        or (<str>scanned[6]) != DEFAULT and (<str>scanned[6]) != key
         or scanned[9] is not None
         or <long long>scanned[11] < 0
         or scanned[13] is not None or scanned[15] is not None
@@ -463,8 +467,10 @@ cdef object _read_ordinary(type kind, bytes data, str place, str name):
     return bananas_retyped(kind, scanned)
 
 
-cdef tuple _scan(bytes data, Py_ssize_t max_depth, str likely_place, str likely_name):
-    """Read a record; a place or name equal to the likely one is that object."""
+cdef tuple _scan(
+    bytes data, Py_ssize_t max_depth, str likely_place, str likely_name, str likely_key
+):
+    """Read a record; a place, name or routing key equal to the likely one is that object."""
     cdef const char* p = PyBytes_AS_STRING(data)
     cdef const char* end = p + PyBytes_GET_SIZE(data)
     cdef const char* begin
@@ -524,7 +530,7 @@ cdef tuple _scan(bytes data, Py_ssize_t max_depth, str likely_place, str likely_
         elif field == PRIORITY:
             priority = _read_word(&p, end, field, NORMAL, NORMAL)
         elif field == ROUTING_KEY:
-            routing_key = _read_word(&p, end, field, DEFAULT, DEFAULT)
+            routing_key = _read_word(&p, end, field, DEFAULT, likely_key)
         elif field == CREATED_AT:
             at = p
             created_at = _read_text(&p, end, field)

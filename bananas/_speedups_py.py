@@ -137,10 +137,11 @@ def ordinary_runs(  # noqa: PLR0913, PLR0917 - a batch and its runs
     """Make a run of each record of ours about which nothing is to be said; see `_speedups.pyi`."""
     if len(records) != len(ids):
         raise ValueError("as many ids as records are needed")
+    keys = {"default", place.split(":", 2)[1] if place.startswith("route:") else "default"}
     runs: list[R | None] = []
     others: list[int] = []
     for at, record in enumerate(records):
-        job = None if record is None else _read_ordinary(kind, record, place)
+        job = None if record is None else _read_ordinary(kind, record, place, keys)
         model = None if job is None else models.get(job[1])
         if job is None or model is None:
             runs.append(None)
@@ -151,7 +152,7 @@ def ordinary_runs(  # noqa: PLR0913, PLR0917 - a batch and its runs
     return runs, others
 
 
-def _read_ordinary(kind: type[J], data: bytes, place: str) -> J | None:
+def _read_ordinary(kind: type[J], data: bytes, place: str, keys: set[str]) -> J | None:
     try:
         scanned = scan_record(data)
     except ValueError:
@@ -161,7 +162,7 @@ def _read_ordinary(kind: type[J], data: bytes, place: str) -> J | None:
         or not scanned[1]
         or scanned[4] not in _LIVE
         or scanned[5] not in _PRIORITIES
-        or scanned[6] != "default"
+        or scanned[6] not in keys
         or scanned[9] is not None
         or scanned[11] < 0
         or scanned[13] is not None

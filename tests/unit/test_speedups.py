@@ -187,6 +187,28 @@ class TestReadOrdinary:
         assert self.read(core, record) == core.scan_record(record)
 
     @pytest.mark.parametrize(
+        ("place", "key", "ordinary"),
+        [
+            ("route:gpu:queue:normal", "gpu", True),
+            ("route:gpu:task:t:queue:normal", "gpu", True),
+            ("route:gpu:queue:normal", "default", True),
+            ("route:gpu:queue:normal", "gpu:queue", False),
+            ("route:gpu:queue:normal", "", False),
+            ("route:gpu:queue:normal", "cpu", False),
+            ("task:gpu:queue:normal", "gpu", False),
+            ("route:\xe9:queue:normal", "\xe9", True),
+        ],
+    )
+    def test_the_key_of_the_place_is_ordinary(
+        self, core: ModuleType, place: str, key: str, ordinary: bool
+    ) -> None:
+        """Or the default one: a job may have been brought there; any other has a rule to meet."""
+        record = OWN_RECORD.replace(b'"queue:normal"', b'"%b"' % place.encode())
+        record = record.replace(b'"routing_key":"default"', b'"routing_key":"%b"' % key.encode())
+        row = self.read(core, record, place)
+        assert row == (core.scan_record(record) if ordinary else None)
+
+    @pytest.mark.parametrize(
         ("old", "new"),
         [
             (b'"id":"a"', b'"id":""'),
