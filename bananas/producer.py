@@ -33,19 +33,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_CALL_BYTES: Final = 1024 * 1024
-"""Most bytes of records in one call, as estimated; a single larger job goes alone."""
+"""Most bytes of records in one call, as estimated: 500 common jobs are a fifth of it, and the
+server does nothing else meanwhile. A single larger job goes alone."""
 
 MAX_IN_FLIGHT: Final = 4
-"""Calls without an answer at a time: enough to keep the server busy while we encode."""
+"""Calls without an answer at a time, so that a network need not be waited for.
+
+With the answer 5 ms away ready drafts leave at 66,000 a second with 1, 130,000 with 2, 224,000
+with 4 (8: 337,000). Beside the server the number makes no difference.
+"""
 
 MAX_UNCONFIRMED: Final = 64
-"""Chunks of a stream that may wait to be confirmed: a wait takes up to a second."""
+"""Chunks of a stream that may wait to be confirmed: 32,000 jobs, as a wait takes up to a second
+and covers all that came before it."""
 
 MEMORY: Final = "memory"
 """The durability of a job that is accepted once the server has it in memory."""
 
-_RECORD_BYTES: Final = 400  # a record without its payload, roughly
-_SENDINGS: Final = 3  # of jobs that the server loses before they are safe
+_RECORD_BYTES: Final = 400  # a record without its payload: 270 and what its options take
+_SENDINGS: Final = 3  # of jobs that the server loses before they are safe: two restarts in a row
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from bananas.broker import MAX_JOBS
 from bananas.codec import decode_payload
 from bananas.errors import DecodeError
 from bananas.http.exchange import (
@@ -33,7 +34,8 @@ from bananas.http.submit import (
     read_durability,
 )
 from bananas.http.verdicts import MAX_REJECTIONS, Summary, VerdictLines
-from bananas.producer import MAX_UNCONFIRMED, MEMORY
+from bananas.producer import MAX_CALL_BYTES, MAX_UNCONFIRMED, MEMORY
+from bananas.producer import MAX_IN_FLIGHT as MAX_CALLS
 from bananas.speedups import split_lines
 from bananas.submission import Verdict
 from bananas.tokens import ALL
@@ -49,9 +51,11 @@ if TYPE_CHECKING:
     from bananas.settings import Durability
     from bananas.tokens import Grant
 
-CHUNK_LINES: Final = 500
-CHUNK_BYTES: Final = 1024 * 1024
-MAX_IN_FLIGHT: Final = 4
+# A chunk is one call of the producer's, and as many as it has under way: more would wait there.
+CHUNK_LINES: Final = MAX_JOBS
+CHUNK_BYTES: Final = MAX_CALL_BYTES
+MAX_IN_FLIGHT: Final = MAX_CALLS
+
 IDLE_S: Final = 60.0
 """A sender that sends nothing for so long has given up."""
 
@@ -190,8 +194,8 @@ class Batch:
         """Read to the end, or until there is a reason to stop, which is returned."""
         while True:
             message = await self._receive(receive, stopped)
-            if message is None:
-                return self._reason
+            if message is None or isinstance(message, Problem):
+                return message
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             data: bytes = message.get("body", b"")
@@ -205,10 +209,10 @@ class Batch:
             if self._failure is not None:
                 return None
 
-    _reason: Problem | None = None
-
-    async def _receive(self, receive: Receive, stopped: asyncio.Task[Any]) -> Message | None:
-        """Return the next part of the body, or None with `_reason` set."""
+    async def _receive(
+        self, receive: Receive, stopped: asyncio.Task[Any]
+    ) -> Message | Problem | None:
+        """Return the next part of the body, or why there is none; None = the emitter has failed."""
         if not self._under_way:
             self._send_off()
         self._reading = True
@@ -224,12 +228,12 @@ class Batch:
         part.cancel()
         await asyncio.wait([part])
         if stopped.done():
-            self._reason = Problem("stopping", "go on elsewhere", undecided_from=self._next_line)
-        elif not emitter.done():
-            self._reason = Problem(
-                "request-timeout", f"nothing came for {IDLE_S:g} s", undecided_from=self._next_line
-            )
-        return None
+            return Problem("stopping", "go on elsewhere", undecided_from=self._next_line)
+        if emitter.done():
+            return None
+        return Problem(
+            "request-timeout", f"nothing came for {IDLE_S:g} s", undecided_from=self._next_line
+        )
 
     @property
     def _next_line(self) -> int:

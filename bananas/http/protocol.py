@@ -270,7 +270,7 @@ class GuardedProtocol(HttpToolsProtocol):
 def _reply_whole(cycle: RequestResponseCycle, status: int, headers: Fields, body: bytes) -> bool:
     """Answer a request in one write, as `cycle.send` does in two; False = it must do it.
 
-    Every write is a system call, and two of them take longer than all of the rest.
+    Every write is a system call of its own, in uvloop too.
     """
     if (
         cycle.response_started
