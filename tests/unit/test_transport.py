@@ -44,9 +44,9 @@ class Scene:
         self.transport._link = link
         return link
 
-    async def asked(self) -> asyncio.Future[Any]:
+    async def asked(self, *, repeat: bool = True) -> asyncio.Future[Any]:
         """Make a call and let it leave; returns its answer to be."""
-        future = self.transport._submit(b"x", None, "x", 1e6, repeat=True)
+        future = self.transport._submit(b"x", None, "x", 1e6, repeat=repeat)
         self._calls.append(future)
         await asyncio.sleep(0)
         return future
@@ -112,6 +112,29 @@ async def test_a_pause_holds_back_what_comes_during_it() -> None:
     assert (len(link.pending), scene.transport.outstanding) == (0, 2)
     scene.transport._resume()
     assert [call[0] for call in link.pending] == [first, second]
+    await scene.close()
+
+
+async def test_what_a_connection_owed_goes_before_what_has_not_left() -> None:
+    """Those who have waited longest are asked for first."""
+    scene = Scene()
+    link = scene.connect()
+    owed = [await scene.asked(), await scene.asked()]
+    link.pause_writing()
+    later = await scene.asked()
+    link.drop("cut")
+    assert [call[0] for call in scene.transport._queue] == [*owed, later]
+    await scene.close()
+
+
+async def test_of_calls_that_may_not_be_repeated_only_the_refused_one_is_asked_again() -> None:
+    """The server says that it did not carry it out; of those behind it nobody knows."""
+    scene = Scene()
+    link = scene.connect()
+    first, second = await scene.asked(repeat=False), await scene.asked(repeat=False)
+    link.data_received(b"-READONLY x\r\n")
+    assert [call[0] for call in scene.transport._queue] == [first]
+    assert "the answer was lost" in str(second.exception())
     await scene.close()
 
 
