@@ -115,6 +115,16 @@ async def test_a_pause_holds_back_what_comes_during_it() -> None:
     await scene.close()
 
 
+async def test_a_node_that_was_named_is_where_the_next_connection_goes() -> None:
+    """No question in between: the one asked may not know yet."""
+    scene = Scene()
+    link = scene.connect()
+    await scene.asked()
+    link.data_received(b"-MOVED 1 127.0.0.1:2\r\n")
+    assert (await scene.transport._finder.find(1.0)).port == 2
+    await scene.close()
+
+
 async def test_what_a_connection_owed_goes_before_what_has_not_left() -> None:
     """Those who have waited longest are asked for first."""
     scene = Scene()
