@@ -125,6 +125,14 @@ def split_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
         what follows the last \n).
     """
 
+def pack_command(words: tuple[bytes | str | int | float, ...]) -> bytes:
+    """Write a command as the server reads it: RESP, an array of bulk strings.
+
+    Raises:
+        TypeError: A word is none of these four.
+        UnicodeEncodeError: Text with unpaired surrogates.
+    """
+
 def uuid7_batch(unix_ms: int, count: int, random: bytes) -> list[str]:
     """Make UUIDs of version 7 (RFC 9562) that rise strictly in the order given.
 

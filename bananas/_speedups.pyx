@@ -1137,6 +1137,46 @@ def split_lines(bytes buffer not None):
         p = newline + 1
 
 
+# --- commands ---------------------------------------------------------------------------------
+
+def pack_command(tuple words not None):
+    """Write a command as the server reads it."""
+    cdef Py_ssize_t at, count = len(words), size = 3 + _digits(count)
+    cdef list kept = []  # what was written of numbers, alive until copied
+    cdef Piece* piece
+    cdef Piece* pieces = <Piece*>PyMem_Malloc((count + 1) * sizeof(Piece))
+    cdef char* p
+    cdef bytes data
+    if pieces == NULL:
+        raise MemoryError
+    try:
+        for at in range(count):
+            piece = pieces + at
+            word = words[at]
+            if isinstance(word, bytes):
+                piece.at, piece.size = PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word)
+            else:
+                if type(word) is int or type(word) is float:
+                    word = repr(word)
+                    kept.append(word)
+                elif not isinstance(word, str):
+                    raise TypeError("a word must be bytes, str, int or float")
+                piece.at = PyUnicode_AsUTF8AndSize(word, &piece.size)
+            size += 5 + _digits(piece.size) + piece.size
+        data = PyBytes_FromStringAndSize(NULL, size)
+        p = _put(_put_count(_put(PyBytes_AS_STRING(data), b"*"), count), b"\r\n")
+        for at in range(count):
+            piece = pieces + at
+            p = _put(_put_count(_put(p, b"$"), piece.size), b"\r\n")
+            p = _put(_put(p, piece.at, piece.size), b"\r\n")
+        # A wrong sum would be a write past the end: better stop than go on.
+        if p - PyBytes_AS_STRING(data) != size:
+            raise SystemError("command size miscounted")
+        return data
+    finally:
+        PyMem_Free(pieces)
+
+
 # --- ids and times ----------------------------------------------------------------------------
 
 cdef const char* HEX = b"0123456789abcdef"

@@ -13,7 +13,9 @@ import re
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
+
+import hiredis
 
 # In the order of `scan_record`'s result; `Job` names them.
 ScannedRecord: TypeAlias = tuple[
@@ -562,6 +564,19 @@ def split_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
     if b"\r" in buffer:
         lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
     return lines, rest
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+def pack_command(words: tuple[bytes | str | int | float, ...]) -> bytes:
+    """Write a command as the server reads it; see `_speedups.pyi`."""
+    try:
+        # The stub of hiredis asks for a tuple of exactly one item.
+        data: bytes = cast("Any", hiredis).pack_command(words)
+    except TypeError:
+        raise TypeError("a word must be bytes, str, int or float") from None
+    return data
 
 
 # --- ids and times --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import hiredis
 
 from bananas.errors import BrokerDeniedError, BrokerError, BrokerUnavailableError
 from bananas.replies import Verdict, classify
+from bananas.speedups import pack_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,8 +60,8 @@ repeat must not arrive when the first sending is forgotten.
 
 _LOOKS: Final = 10  # within the time of an answer: what leaves is noticed a tenth of it late
 
-# The stub of hiredis asks for a tuple of exactly one item.
-pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+# hiredis's own takes 1,850 instructions a word, 150 of them needed: 8 % of a no-op job.
+pack: Callable[[tuple[Argument, ...]], bytes] = pack_command
 
 
 _EVALSHA_BYTES: Final = len(b"$7\r\nEVALSHA\r\n$40\r\n\r\n") + 40

@@ -141,7 +141,7 @@ class TestChoice:
         """No function of the chosen core is taken from the other one."""
         chosen = load_compiled() if speedups.COMPILED else pure
         functions = [name for name in speedups.__all__ if name[0].islower()]
-        assert len(functions) == 11
+        assert len(functions) == 12
         assert all(getattr(speedups, name) is getattr(chosen, name) for name in functions)
 
 
@@ -922,6 +922,44 @@ class TestBackoff:
         plain = core.backoff(attempt, base_s, factor, cap_s, 0.0, u)
         delay = core.backoff(attempt, base_s, factor, cap_s, jitter, u)
         assert plain <= delay <= cap_s * (1 + jitter)
+
+
+class TestPackCommand:
+    """Writing a command for the server."""
+
+    @pytest.mark.parametrize(
+        ("words", "data"),
+        [
+            ((), b"*0\r\n"),
+            ((b"PING",), b"*1\r\n$4\r\nPING\r\n"),
+            (("\xe9", b"\x00\r\n"), b"*2\r\n$2\r\n\xc3\xa9\r\n$3\r\n\x00\r\n\r\n"),
+            ((0, -5), b"*2\r\n$1\r\n0\r\n$2\r\n-5\r\n"),
+            ((10**20, 0.1), b"*2\r\n$21\r\n100000000000000000000\r\n$3\r\n0.1\r\n"),
+            ((b"", "x" * 1000), b"*2\r\n$0\r\n\r\n$1000\r\n%b\r\n" % (b"x" * 1000)),
+        ],
+    )
+    def test_each_word_is_a_bulk_string(
+        self, core: ModuleType, words: tuple[Any, ...], data: bytes
+    ) -> None:
+        """Numbers as they are printed, text as UTF-8, bytes as they are."""
+        assert core.pack_command(words) == data
+
+    def test_it_takes_many_words(self, core: ModuleType) -> None:
+        """A call has some thousands."""
+        words = tuple(b"%d" % number for number in range(3000))
+        parts = core.pack_command(words).split(b"\r\n")
+        assert (parts[0], parts[2:-1:2]) == (b"*3000", [*words])
+
+    @pytest.mark.parametrize("word", [None, True, bytearray(b"x"), [b"x"]])
+    def test_other_words_are_refused(self, core: ModuleType, word: object) -> None:
+        """Nobody could say how the server should read them."""
+        with pytest.raises(TypeError, match="must be bytes, str, int or float"):
+            core.pack_command((b"SET", word))
+
+    def test_text_that_is_no_unicode_is_refused(self, core: ModuleType) -> None:
+        """It has no bytes."""
+        with pytest.raises(UnicodeEncodeError):
+            core.pack_command((b"SET", "\ud800"))
 
 
 # --- twin against twin ----------------------------------------------------------------------
