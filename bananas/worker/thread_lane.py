@@ -74,6 +74,8 @@ class ThreadLane(Lane):
         """Prepare; threads start with the first unit, so that async-only workers have none."""
         super().__init__(outcomes, board, gate, hard_grace_s=hard_grace_s)
         self._tokens: SimpleQueue[Unit | None] = SimpleQueue()
+        self._counting = threading.Lock()
+        """Held to change `busy`, which threads do as well."""
         self._ended: deque[tuple[Unit | None, End]] = deque()
         self._collecting = False
         self._collected = 0
@@ -105,15 +107,18 @@ class ThreadLane(Lane):
     # --- what the worker does with it, on the loop -----------------------------------------------
 
     def nudge(self) -> None:
-        """Let threads at what waits."""
-        count = len(self.waiting)
-        if self._held or not count:
+        """Let a thread at what waits; it lets in the next one, so no-op jobs wake few."""
+        if self._held or not len(self.waiting):
             return
-        if not self._has_threads and not self._get_threads():
-            return
-        for _ in range(min(count, len(self._runners) - self.busy)):
-            self.busy += 1
-            self._tokens.put(None)
+        if self._has_threads or self._get_threads():
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Wake a thread, if one rests and none is on its way."""
+        with self._counting:
+            if self.busy < len(self._runners) and self._tokens.empty():
+                self.busy += 1
+                self._tokens.put(None)
 
     def _get_threads(self) -> bool:
         """Start the threads, or look again in a while."""
@@ -132,7 +137,8 @@ class ThreadLane(Lane):
         """Run this unit although held."""
         if not self._has_threads:
             self._get_threads()
-        self.busy += 1
+        with self._counting:
+            self.busy += 1
         self._tokens.put(unit)
 
     def overdue(self, now_s: float) -> None:
@@ -177,6 +183,8 @@ class ThreadLane(Lane):
             if unit is not None:
                 self._run_suspect(runner, unit)
             else:
+                if len(self.waiting) > 1:  # one is for this thread
+                    self._let_in()
                 while (unit := self._next()) is not None:
                     runner.last = unit
                     self._report(unit, self._one(runner, unit))
@@ -278,7 +286,8 @@ class ThreadLane(Lane):
         while self._ended:
             unit, end = self._ended.popleft()
             if unit is None:
-                self.busy -= 1
+                with self._counting:
+                    self.busy -= 1
                 rested = True
             else:
                 self._collected += 1
