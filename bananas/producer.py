@@ -272,6 +272,7 @@ class Producer:
         try:
             await asyncio.sleep(0)
         except BaseException:
+            future.cancel()  # the job stays on its way; how that ends nobody asks
             self._pump()
             raise
         if self._in_flight or self._callers != [future]:

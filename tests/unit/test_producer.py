@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bananas.broker import Specials
-from bananas.errors import DurabilityUnconfirmedError
+from bananas.errors import BrokerFullError, DurabilityUnconfirmedError
 from bananas.producer import Draft, Producer
 from bananas.submission import Drafter
 
@@ -89,3 +91,33 @@ async def test_one_request_that_was_lost_is_enough(kept: tuple[bool, bool]) -> N
     scene = Scene([], kept)
     with pytest.raises(DurabilityUnconfirmedError, match="does not know of them"):
         await scene.producer.confirm("fsync", ("r", "s"), ("a", "b"))
+
+
+async def test_the_failure_of_a_call_without_a_caller_is_nobodys() -> None:
+    """The first of a tick is cancelled, its job is sent and fails: no error is left unheard."""
+    scene = Scene([], [])
+    called = asyncio.Event()
+
+    async def refuse(*_: object) -> list[bool]:
+        called.set()
+        raise BrokerFullError("enqueue", "planted")
+
+    scene.producer._broker.enqueue = refuse  # type: ignore[method-assign]
+    loop = asyncio.get_running_loop()
+    unheard: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        drafter = Drafter(max_payload_bytes=100, max_depth=4)
+        caller = asyncio.ensure_future(scene.producer.submit(drafter.draft({"name": "t"})))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait([caller])
+        await called.wait()
+        while scene.producer._in_flight:
+            await asyncio.wait(scene.producer._in_flight)
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+    assert caller.cancelled()
+    assert unheard == []
