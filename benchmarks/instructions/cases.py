@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Final
 
@@ -42,15 +43,15 @@ CASES: Final[dict[str, Callable[[], Piece]]] = {
     "ndjson": api.ndjson,
 }
 REFERENCE: Final = "reference"
-_CHILD_S: Final = 100
-"""A child that hangs must not outlive its parent."""
+_ALL_S: Final = 480
+"""Less than the counter waits: a child that hangs is named, and does not outlive its parent."""
 
 
-def _child(piece: Piece, count: int) -> int:
+def _child(name: str, piece: Piece, count: int, ends_at: float) -> int:
     """Do a piece in a child, and return its process id once it has ended well."""
     child = os.fork()
     if not child:
-        signal.alarm(_CHILD_S)
+        signal.alarm(max(1, int(ends_at - time.monotonic())))
         try:
             asyncio.run(_once(piece, count))
         except BaseException:  # noqa: BLE001 - nothing of the parent's may run on in the child
@@ -59,7 +60,9 @@ def _child(piece: Piece, count: int) -> int:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if status:
-        sys.exit(f"a child ended with {os.waitstatus_to_exitcode(status)}")
+        code = os.waitstatus_to_exitcode(status)
+        late = f"not done {_ALL_S} s after the first began"
+        sys.exit(f"{name}: {late if code == -signal.SIGALRM else f'a child ended with {code}'}")
     return child
 
 
@@ -71,11 +74,13 @@ async def _once(piece: Piece, count: int) -> None:
 def main() -> None:
     """Do some pieces."""
     sys.setswitchinterval(1000)  # a thread goes on until it waits, not until a time has passed
+    ends_at = time.monotonic() + _ALL_S
     for name in sys.argv[1:]:
         piece = reference.reference() if name == REFERENCE else CASES[name]()
         gc.collect()
         gc.freeze()
-        print(name, _child(piece, FEW), _child(piece, MANY), flush=True)
+        few, many = (_child(name, piece, count, ends_at) for count in (FEW, MANY))
+        print(name, few, many, flush=True)
         gc.unfreeze()
 
 

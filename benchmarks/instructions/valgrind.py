@@ -21,7 +21,8 @@ COMMAND: Final = (
     shutil.which("valgrind") or "valgrind",
     *("--fair-sched=yes", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
 )
-_RUN_S: Final = 240
+_RUN_S: Final = 500
+"""Of a core; half a minute is usual."""
 
 
 def here() -> bool:
@@ -33,15 +34,18 @@ def counted(words: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
     """Run a program; return what it wrote, and how many instructions each process of it took.
 
     Raises:
-        click.ClickException: The program failed.
+        click.ClickException: The program failed, or was not done in time.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        done = subprocess.run(
-            [*COMMAND, f"--log-file={log}", *words],
-            cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0", **environment},
-            capture_output=True, text=True, timeout=_RUN_S, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*COMMAND, f"--log-file={log}", *words],
+                cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0", **environment},
+                capture_output=True, text=True, timeout=_RUN_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise click.ClickException(f"{' '.join(words)}: not done after {_RUN_S} s") from None
         counts = read(log)
     if done.returncode:
         raise click.ClickException(f"{' '.join(words)} failed: {done.stderr[-1000:]}")
