@@ -85,6 +85,8 @@ class Watch:
         self._signals: dict[bytes, list[Signal]] = {}
         self._feed: _Feed | None = None
         self._owner: asyncio.Task[None] | None = None
+        self._setbacks = 0
+        self._refusal_told = False
         self.counters = Counters()
 
     @contextmanager
@@ -125,6 +127,7 @@ class Watch:
 
     def on_subscribed(self, channel: bytes) -> None:
         """Have the channel's watchers look: what came before this was not heard."""
+        self._setbacks = 0
         for signal in self._signals.get(channel, ()):
             if not signal.subscribed.is_set():
                 signal.subscribed.set()
@@ -133,10 +136,17 @@ class Watch:
     def on_refused(self, link: Link, call: Call, text: str) -> None:
         """Nothing is called through a feed."""
 
-    def on_lost(self, link: Link, reason: str, *, refused: bool) -> None:  # noqa: ARG002
+    def on_lost(self, link: Link, reason: str, *, refused: bool) -> None:
         """Forget that the server listened."""
         if link is self._feed:
             self._feed = None
+            if refused and not self._refusal_told:
+                self._refusal_told = True
+                log.warning(
+                    "%s does not let us subscribe, so we look now and then instead: %s",
+                    self._address.label,
+                    reason,
+                )
             log.debug("pub/sub connection lost: %s", reason)
             for watchers in self._signals.values():
                 for signal in watchers:
@@ -148,7 +158,6 @@ class Watch:
     # --- the connection -----------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
-        setbacks = 0
         while True:
             feed = _Feed(self)
             try:
@@ -158,14 +167,13 @@ class Watch:
                 self._feed = feed
                 if self._signals:
                     feed.say("SUBSCRIBE", list(self._signals))
-                setbacks = 0
                 await asyncio.wait([feed.lost])  # so that cancelling us leaves it to be dropped
             except Exception as error:  # noqa: BLE001 - waiting goes on by looking
                 log.debug("no pub/sub connection to %s: %s", self._address.label, error)
             finally:
                 feed.drop("closed")
-            setbacks += 1
-            pause_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(setbacks, 16))
+            self._setbacks += 1  # until we are subscribed: to be let in may not be enough
+            pause_s = min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(self._setbacks, 16))
             await asyncio.sleep(pause_s * (0.5 + random.random() / 2))
 
 
@@ -197,6 +205,9 @@ class _Feed(Link):
                         self._watch.on_subscribed(channel)
                     case [b"unsubscribe", _, _]:
                         pass
+                    case hiredis.ReplyError():
+                        self.drop(str(word), refused=True)
+                        return
                     case _:
                         self.drop(f"not what a subscriber is told: {word!r:.100}")
                         return
