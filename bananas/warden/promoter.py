@@ -2,7 +2,7 @@
 
 Any number of promoters may run; each step is one script. It sleeps until the next job is
 due; whoever schedules an earlier one rings (`bell`). Foreign producers do not, so it also
-looks after every pause: an interval while it finds what they left, up to `REST_S` while not.
+looks when a pause is over: it is as long as nothing was found, between an interval and `REST_S`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bananas.broker import name_of
+from bananas.clock import SYSTEM_CLOCK
 from bananas.placement import find_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bananas.broker import Broker
+    from bananas.clock import Clock
 
 _AT_ONCE: Final = 250
 """Most jobs in one step: 6 us each on a loaded core, and nothing else runs meanwhile."""
@@ -30,12 +32,21 @@ _MAX_PLACES: Final = 500
 class Promoter:
     """Promotes."""
 
-    def __init__(self, broker: Broker, served: Sequence[str], *, interval_s: float) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        served: Sequence[str],
+        *,
+        interval_s: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Look at least after `interval_s` or `REST_S`; mark `served` places that wait unmarked."""
         self._broker = broker
         self._own = tuple(served)
         self._served = self._own
-        self._interval_s = self._pause_s = interval_s
+        self._interval_s = interval_s
+        self._clock = clock
+        self._found_at_s = clock.mono_s()
         self.promoted = 0
         self.bell = broker.keys.scheduled
         """The channel that has a message when the next job is due earlier than was said."""
@@ -55,10 +66,12 @@ class Promoter:
             placed = await find_places(self._broker, step.unplaced)
             if step.moved + len(step.unplaced) < _AT_ONCE and not placed:
                 break
-        # what comes next waits no longer than it was quiet before
-        pause_s = self._interval_s if found else min(2 * self._pause_s, REST_S)
-        self._pause_s = max(self._interval_s, pause_s)
-        return self._pause_s if step.wait_ms is None else min(self._pause_s, step.wait_ms / 1000)
+        # what comes next waits no longer than it was quiet before, however often we looked
+        now_s = self._clock.mono_s()
+        if found:
+            self._found_at_s = now_s
+        pause_s = max(self._interval_s, min(now_s - self._found_at_s, REST_S))
+        return pause_s if step.wait_ms is None else min(pause_s, step.wait_ms / 1000)
 
     async def learn_places(self) -> None:
         """Keep the markers of every place right that was ever used, beside our own.

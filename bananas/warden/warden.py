@@ -73,7 +73,8 @@ class Warden:
         self.beat = Beat(broker, table, clock, ttl_s=ttl_s)
         culprits = Culprits(broker, settings, clock)
         self.reclaimer = Reclaimer(broker, table, clock, culprits, ttl_s=ttl_s)
-        self.promoter = Promoter(broker, served, interval_s=settings.promote_interval_s)
+        interval_s = settings.promote_interval_s
+        self.promoter = Promoter(broker, served, interval_s=interval_s, clock=clock)
         self.pruner = Pruner(broker, retention_failed_s=settings.retention_failed_s)
         self.policy = Policy(broker)
         self._death = asyncio.Event()
