@@ -1,7 +1,7 @@
 -- restore: put back jobs whose records are there and whose ids are nowhere, by order of an operator.
 --
 -- KEYS[1] counters   HASH   transition -> count
--- KEYS[2] scheduled  ZSET   id -> due, unix s
+-- KEYS[2] scheduled  ZSET   id -> due, unix s; also a CHANNEL: its first may be due earlier
 -- KEYS[3] dead       ZSET   id -> failed at, unix s
 -- KEYS[4] list       LIST   where those that wait go
 -- KEYS[5] wake       LIST   its marker
@@ -44,9 +44,13 @@ if restored == 0 then return 0 end
 -- a removal, even of nothing, lifts the refusal at maxmemory for what follows
 redis.call('ZREM', KEYS[2], '')
 redis.pcall('HINCRBY', KEYS[1], 'restored', restored)
+local later = false
 for _, way in ipairs(ways) do
   redis.call('ZADD', way[1] == 's' and KEYS[2] or KEYS[3], string.format('%.6f', way[2]), way[3])
+  later = later or way[1] == 's'
 end
+-- as in enqueue
+if later then redis.pcall('PUBLISH', KEYS[2], '') end
 if #waiting > 0 then
   -- they have waited for longer than what is there
   redis.call('RPUSH', KEYS[4], unpack(waiting))

@@ -37,6 +37,27 @@ def test_jobs_go_where_their_records_say(queue: BareQueue) -> None:
     assert queue.drift() == 0
 
 
+def test_what_is_scheduled_again_rings_once(queue: BareQueue) -> None:
+    """A promoter that sleeps until something else is due looks at once; for nothing else."""
+    lose(queue, "w", "a", "b", "d")
+    with queue.bell() as rang:
+        assert restore(queue, ("w", "w"), ("d", "d1700000000")) == 2
+        assert rang() == 0
+        assert restore(queue, ("a", "s1800000001"), ("b", "s1800000002")) == 2
+        assert rang() == 1
+        assert queue.again() == -1
+        assert rang() == 0
+
+
+def test_who_may_not_publish_puts_back_all_the_same(own_queue: BareQueue) -> None:
+    """Promoters look now and then besides."""
+    own_queue.client.set(own_queue.keys.job("a"), record("a"))
+    own_queue.client.execute_command("ACL", "SETUSER", "default", "-publish")
+    assert restore(own_queue, ("a", "s1800000001")) == 1
+    own_queue.client.execute_command("ACL", "SETUSER", "default", "+publish")
+    assert set(own_queue.scheduled()) == {"a"}
+
+
 def test_second_copy_has_no_effect(queue: BareQueue) -> None:
     """It finds a counter moved: by the first one."""
     lose(queue, "a")
