@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from bananas.settings import Durability
     from bananas.tokens import Grant
 
-# A chunk is one call of the producer's, and as many as it has under way: more would wait there.
+# As many jobs as a call of the producer's, and as many chunks as it has calls under way: more would
+# wait there. A chunk full by bytes may take several calls: they count a record, not its line.
 CHUNK_LINES: Final = MAX_JOBS
 CHUNK_BYTES: Final = MAX_CALL_BYTES
 MAX_IN_FLIGHT: Final = MAX_CALLS

@@ -223,8 +223,8 @@ async def test_an_idle_worker_begins_a_job_at_once(bench: Bench) -> None:
     assert sorted(waits)[25] < 0.02
 
 
-async def test_a_foreign_push_is_noticed_within_the_promoters_interval(bench: Bench) -> None:
-    """Others leave no marker; the promoter does it for them within 100 ms."""
+async def test_a_foreign_push_is_noticed_when_the_promoter_looks(bench: Bench) -> None:
+    """Others leave no marker; the promoter does it for them, after half a second at most."""
     starts: list[float] = []
 
     async def t() -> None:
