@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.cases import promotion, server_us
 from benchmarks.curves.picture import BACKLOGS
+from benchmarks.peers.measures import MEASURES
+from benchmarks.peers.peers import PEERS
+from benchmarks.report import at_half_load
 from benchmarks.runs import newest_first
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.setup import Setup
@@ -22,7 +25,13 @@ Found = tuple[float, str]
 
 _OURS: Final = "bananas"
 _NOT_PYTHON: Final = ("BullMQ",)
-_KNOBS: Final = ("payload_bytes", "retention_s", "kind", "core", "server", "persistence")
+USUAL: Final[dict[str, dict[str, Any]]] = {
+    "bench": Setup().as_json(),
+    "budget": Setup(jobs=50_000).as_json(),
+    "curves": Setup(jobs=60_000).as_json(),
+    "peers": {"jobs": 3_000, "probes": 200},
+}
+"""By command: the knobs of a run as they are when nobody turns them."""
 _UNITS: Final = {
     "per_s": (0, "/s"), "us": (1, " µs"), "ms": (2, " ms"), "bytes": (0, " bytes"),
     "times": (1, " ×"), "share": (2, ""),  # noqa: RUF001 - times
@@ -73,19 +82,26 @@ def _of(title: str, scenario: str, figure: str, detail: str = "") -> Aim:
 
 
 def _at_half_load(run: Run) -> Found | None:
-    samples = run["samples"].get("loaded")
-    figures = ("p99_ms", "load_per_s", "asked_per_s", "drained_per_s")
-    found, load, asked, drained = (_middle(samples, figure) for figure in figures)
-    if found is None or load is None or asked is None or drained is None:
+    samples = run["samples"].get("loaded", [])
+    found, load, asked = (_middle(samples, f) for f in ("p99_ms", "load_per_s", "asked_per_s"))
+    if found is None or load is None or asked is None or not at_half_load(samples):
         return None  # an earlier version, or another load than half
     return found, f"at {load:,.0f} of {asked:,.0f} jobs/s"
+
+
+def all_peers(run: Run, measure: str) -> bool:
+    """Tell whether a run has a measure of every peer that can do it: the best of some is none."""
+    able = {peer.name for peer in PEERS if MEASURES[measure].applies(peer)}
+    return able <= set(run["samples"].get(measure, {}))
 
 
 def _against(measure: str, *, python: bool) -> Callable[[Run], Found | None]:
     """Compare with the best peer in Python, or with BullMQ."""
 
     def measured(run: Run) -> Found | None:
-        rates = {name: _middle(of, "per_s") for name, of in run["samples"].get(measure, {}).items()}
+        if not all_peers(run, measure):
+            return None
+        rates = {name: _middle(of, "per_s") for name, of in run["samples"][measure].items()}
         others = {
             name: rate
             for name, rate in rates.items()
@@ -207,13 +223,17 @@ def table(machine: str) -> str:
 
 def _last(aim: Aim, machine: str) -> tuple[Run | None, float, str]:
     for run in newest_first(aim.command, machine):
-        found = aim.measured(run) if _is_usual(run) else None
+        found = aim.measured(run) if _is_usual(run, aim.command) else None
         if found is not None:
             return run, *found
     return None, 0.0, ""
 
 
-def _is_usual(run: Run) -> bool:
-    """Tell whether a run left the knobs alone on which its figures depend."""
-    usual, knobs = Setup().as_json(), run["parameters"]
-    return all(knobs.get(knob, usual[knob]) == usual[knob] for knob in _KNOBS)
+def _is_usual(run: Run, command: str) -> bool:
+    """Tell whether a run left the knobs alone; an earlier one may not have had each of them."""
+    knobs = run["parameters"]
+    return all(
+        knobs.get(knob, value) == value
+        for knob, value in USUAL[command].items()
+        if knob != "load_per_s"  # had another default once; the aim under load asks its samples
+    )

@@ -93,7 +93,7 @@ _PARTS: Final[dict[str, tuple[Callable[[Run], bool], Callable[[Run], None]]]] = 
     "bench": (lambda run: bool(run["cases"]) and "drain" in run["samples"], publish_bench),
     "budget": (lambda _run: True, publish_budget),
     "curves": (lambda run: len(run["curves"]) > len(CURVES) // 2, publish_curves),
-    "peers": (lambda run: run["samples"].keys() == MEASURES.keys(), publish_peers),
+    "peers": (lambda run: all(aims.all_peers(run, name) for name in MEASURES), publish_peers),
 }
 """By command: which runs are whole (a line may be newer than a run), and what is done with one."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Sample = dict[str, float]
 
 CALLERS: Final = 50
+LOAD_REACHED: Final = 0.95
+"""Of a load asked for: below this share a latency is that of another load."""
 _AT_REST_S: Final = 1.0
 
 

@@ -67,6 +67,9 @@ def test_a_load_is_told_with_what_was_reached_of_it() -> None:
     of_half = table({"loaded": [half]})
     assert "under load: half of a drain, 58,000 jobs/s of 60,000" in of_half
     assert "p99 ≤ 10 ms (yes)" in of_half
+    short = table({"loaded": [half | {"load_per_s": 56_000.0}]})
+    assert "56,000 jobs/s of 60,000" in short
+    assert "≤" not in short
     of_any = table({"loaded": [{"p50_ms": 0.5, "p99_ms": 3.0}]})
     assert "the same under load |" in of_any
     assert "≤" not in of_any
