@@ -139,6 +139,7 @@ class Fetcher:
             if plenty and wanted >= self._batch:
                 # one process drains 1.27 times as many no-op jobs so, two on two cores 1.1 times
                 self._behind = asyncio.create_task(self._fetch(self._batch))
+                self._behind.add_done_callback(_hear)
             plenty = False
             try:
                 batch = await (call or self._fetch(limit))
@@ -213,6 +214,12 @@ class Fetcher:
             async with asyncio.timeout(seconds):
                 await self._stirred.wait()
                 self._stirred.clear()
+
+
+def _hear(call: asyncio.Task[Batch | None]) -> None:
+    """Look at how a call has ended: after a cut nobody else does."""
+    if not call.cancelled():
+        call.exception()
 
 
 def _is_full(batch: Batch, limit: int) -> bool:

@@ -38,6 +38,8 @@ class Lane(ABC):
         """Runners that have not come to rest."""
         self.started = 0
         """Jobs begun so far."""
+        self.bunched = 0
+        """Those of them that were items of bunches."""
         self.lease_until_s = float("inf")
         """Monotonic time after which nothing may be begun (I5); the worker moves it."""
         self.on_rest: Callable[[], None] = unheard
@@ -48,6 +50,11 @@ class Lane(ABC):
         self._gate = gate
         self._hard_grace_s = hard_grace_s
         self._held = False
+
+    @property
+    @abstractmethod
+    def runners(self) -> int:
+        """How many units run at a time."""
 
     @abstractmethod
     def nudge(self) -> None:
@@ -81,5 +88,7 @@ class Lane(ABC):
 
     def _begin_all(self, attempts: Sequence[Attempt], limit_s: float, now_s: float) -> list[int]:
         """Note that the items of a bunch begin and return their entries."""
-        self.started += len(attempts)
+        count = len(attempts)  # apart: within the sum another thread could have its turn
+        self.started += count
+        self.bunched += count
         return self._board.begin_all(attempts, int((now_s + limit_s + self._hard_grace_s) * 1e9))

@@ -66,6 +66,11 @@ class LoopLane(Lane):
 
     # --- what the worker does with it ------------------------------------------------------------
 
+    @property
+    def runners(self) -> int:
+        """How many units run at a time."""
+        return self._runners
+
     def nudge(self) -> None:
         """Wake a runner; each wakes the next while work is left, so no-op jobs wake few."""
         if not (self._held or self._woken or self._pausing) and len(self.waiting):

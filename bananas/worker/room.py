@@ -33,7 +33,7 @@ _LOOK_S: Final = 0.1
 _STUCK_S: Final = 1.0
 """How long a full lane may begin nothing before what waits in it is given back."""
 _SLOW_S: Final = 1.0
-"""Work that is given back: what was fetched when jobs were short would wait for so long."""
+"""Work that is given back when it is so for as long: what was fetched when jobs were short."""
 
 
 class Pace:
@@ -45,12 +45,18 @@ class Pace:
         self._count = 0
         self._at_s = now_s
 
-    def saw(self, count: int, now_s: float) -> None:
-        """Take over how many have ended in all by now."""
+    def saw(self, count: int, now_s: float, busy: int = 0, runners: int = 0) -> None:
+        """Take over how many have ended in all by now, and how many of `runners` are at work."""
         elapsed_s = now_s - self._at_s
         if elapsed_s < _MOMENT_S:
             return
-        current = max(0, count - self._count) / elapsed_s
+        ended = max(0, count - self._count)
+        if busy and (not ended or (ended < runners and elapsed_s < _SMOOTHING_S)):
+            # Until each runner has ended one, the time is not over: jobs that began together and
+            # end together within a moment are no short ones.
+            self.per_s = min(self.per_s, (ended + busy) / elapsed_s)
+            return
+        current = ended / elapsed_s
         weight = min(1.0, elapsed_s / _SMOOTHING_S) if current < self.per_s else 0.5
         self.per_s += (current - self.per_s) * weight
         self._count = count
@@ -60,7 +66,7 @@ class Pace:
 class Side:
     """One lane, what may come to it, and how fast it works that off."""
 
-    def __init__(self, lane: Lane, runners: int, tasks: Sequence[Definition], *, most: int) -> None:
+    def __init__(self, lane: Lane, tasks: Sequence[Definition], *, most: int) -> None:
         """Hold at most `most` single jobs ahead, and two bunches of each batch task."""
         self.lane = lane
         self.gatherers = {
@@ -68,13 +74,13 @@ class Side:
         }
         self.singles = len(self.gatherers) < len(tasks)
         """Whether tasks of single jobs run here."""
-        self._runners = runners
         self._most = most
         self._items = 2 * sum(task.batching.max_size for task in tasks if task.batching is not None)
         self._pace = Pace(monotonic())
-        self._started = 0
+        self._started: int = 0
         self._since_s = monotonic()
         self._stuck = False
+        self._slow_since_s = self._since_s
         self.share_singles = 1.0
         """Of the jobs that came lately, single ones for this lane; nothing is known at first."""
         self.share_items = 1.0
@@ -84,13 +90,15 @@ class Side:
         self.lane.nudge()
 
     def saw_pace(self, now_s: float) -> None:
-        """Take over how many jobs have ended."""
-        self._pace.saw(self.lane.started - self.lane.busy, now_s)
+        """Take over how many single jobs have ended."""
+        lane = self.lane
+        ended = lane.started - lane.bunched - lane.busy
+        self._pace.saw(ended, now_s, lane.busy, lane.runners)
 
     def is_stuck(self, now_s: float) -> bool:
         """Whether all runners have been at the same jobs for so long that none may wait here."""
         lane = self.lane
-        if lane.started != self._started or lane.busy < self._runners:
+        if lane.started != self._started or lane.busy < lane.runners:
             self._started, self._since_s, self._stuck = lane.started, now_s, False
         elif now_s - self._since_s > _STUCK_S:
             self._pace.per_s = 0.0
@@ -102,7 +110,7 @@ class Side:
         return int(min(self._pace.per_s * AHEAD_S, self._most))
 
     def _free(self) -> int:
-        return max(0, self._runners - self.lane.busy)
+        return max(0, self.lane.runners - self.lane.busy)
 
     def gathered(self) -> int:
         """Return how many items wait for company."""
@@ -126,13 +134,15 @@ class Side:
     def take_hoard(self) -> list[Attempt]:
         """Take out single jobs that could not begin here soon."""
         ahead = self.ahead()
-        if ahead >= self._runners and len(self.lane.waiting) <= self._most:
-            return []  # it is short work: none of it waits long
+        if ahead >= self.lane.runners and len(self.lane.waiting) <= 3 * ahead:
+            return []  # it is short work: none of it waits for 0.3 s
         return self.lane.waiting.take_hoard(self._free() + ahead)
 
-    def take_slow(self) -> list[Attempt]:
+    def take_slow(self, now_s: float) -> list[Attempt]:
         """Take out single jobs that wait for long since jobs last longer than they did."""
-        if len(self.lane.waiting) <= self._runners + self._pace.per_s * _SLOW_S:
+        if len(self.lane.waiting) <= self.lane.runners + self._pace.per_s * _SLOW_S:
+            self._slow_since_s = now_s
+        if now_s - self._slow_since_s < _SLOW_S:  # a moment in which all are at long ones
             return []
         return self.lane.waiting.take_hoard(self._free() + self.ahead())
 
@@ -180,13 +190,10 @@ class Room:
         self._poll_s = settings.poll_interval_s
         threaded = {name for name, task in registry.items() if _needs_thread(task)}
         self.sides: list[Side] = []
-        for lane, runners, names in (
-            (loop_lane, settings.worker_concurrency, registry.keys() - threaded),
-            (thread_lane, settings.sync_thread_count, threaded),
-        ):
+        for lane, names in ((loop_lane, registry.keys() - threaded), (thread_lane, threaded)):
             if names:
                 tasks = [registry[name] for name in sorted(names)]
-                self.sides.append(Side(lane, runners, tasks, most=_CALLS_AHEAD * self._batch))
+                self.sides.append(Side(lane, tasks, most=_CALLS_AHEAD * self._batch))
         self.ways = {
             name: _way(side, name)
             for side in self.sides
@@ -219,7 +226,9 @@ class Room:
         """Whether what was full when we looked last still is, a little while after."""
         if self._full is None:
             return False
-        if monotonic() < self._wait_until_s and not self._full():
+        if self._full():
+            self._look_s = _LOOK_S
+        elif monotonic() < self._wait_until_s:
             return True
         self._full = None
         return False
@@ -227,8 +236,8 @@ class Room:
     def came(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Learn the mix of what has come, and take out what full lanes would hoard.
 
-        When that is all that came, the next ones in the queue are most likely alike: ask for no
-        more until that lane has room again, but for a look now and then.
+        When all that came is for a full lane, the next ones in the queue are most likely alike: ask
+        for no more until it has room again, but for a look now and then.
         """
         if not attempts:
             return []
@@ -236,7 +245,7 @@ class Room:
         for name, count in Counter(run.definition.name for run in attempts).items():
             counts[self.ways[name][1:]] += count
         hoard: list[Attempt] = []
-        full = None
+        full, has_room = None, False
         for side in self.sides:
             for gathers, take, room in (
                 (False, side.take_hoard, side.room),
@@ -247,12 +256,12 @@ class Room:
                     side.share_items += (share - side.share_items) * 0.5
                 else:
                     side.share_singles += (share - side.share_singles) * 0.5
-                if taken := take():
+                hoard += take()
+                if share > 0 and room() > 0:
+                    has_room = True
+                elif share > 0:
                     full = room
-                    hoard += taken
-        if full is None or len(hoard) < len(attempts):
-            self._look_s = _LOOK_S
-        else:
+        if full is not None and not has_room:
             self._full, self._wait_until_s = full, monotonic() + self._look_s
             self._look_s = min(2 * self._look_s, self._poll_s)
         return hoard
@@ -267,7 +276,7 @@ class Room:
         stuck: list[Attempt] = []
         for side in self.sides:
             side.saw_pace(now_s)
-            stuck += side.take_waiting() if side.is_stuck(now_s) else side.take_slow()
+            stuck += side.take_waiting() if side.is_stuck(now_s) else side.take_slow(now_s)
         return stuck
 
     def take_waiting(self) -> list[Attempt]:

@@ -106,6 +106,11 @@ class ThreadLane(Lane):
 
     # --- what the worker does with it, on the loop -----------------------------------------------
 
+    @property
+    def runners(self) -> int:
+        """How many units run at a time: fewer than wished where the system has no room."""
+        return len(self._runners)
+
     def nudge(self) -> None:
         """Let a thread at what waits; it lets in the next one, so no-op jobs wake few."""
         if self._held or not len(self.waiting):

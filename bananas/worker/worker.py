@@ -471,6 +471,7 @@ class Worker:
             if self._intake.expiring:
                 self._drop_expired()
             self._release(self._room.take_stuck(now_s))
+            self._thread_lane.nudge()  # one that looked while units were out lets nobody in
             if self._fetcher.starved:
                 self._fetcher.stir()  # should a change have gone unnoticed, it lasts so long
             if self._slot.quiet and not self._fetcher.closed:

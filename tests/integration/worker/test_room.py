@@ -186,6 +186,62 @@ async def test_what_was_fetched_ahead_is_given_back_when_jobs_become_slow(bench:
     assert audit.counters["completed"] == 2_000
 
 
+async def test_a_backlog_of_a_full_lane_is_not_fetched_to_be_given_back(bench: Bench) -> None:
+    """The loop has nothing to do and would take jobs; all that wait are for threads."""
+    release = threading.Event()
+    slow = bench.app.task(name="slow")(lambda: release.wait(0.05))
+
+    async def quick() -> None:
+        """Never come."""
+
+    bench.app.task(name="quick")(quick)
+    await bench.app.client.submit_many({"name": "slow"} for _ in range(400))
+    worker = await bench.worker(sync_threads=10)
+    worker.slot.lease_until_ns = SYSTEM_CLOCK.boot_ns() + 60_000_000_000
+
+    async def half() -> bool:
+        return (await bench.counters()).get("completed", 0) >= 200
+
+    await until(half, within_s=30)
+    given_back = (await bench.counters()).get("released", 0)
+    release.set()
+    await bench.idle()
+    assert given_back < 150
+    del slow
+
+
+async def test_items_of_bunches_make_no_room_for_single_jobs(bench: Bench) -> None:
+    """Ten thousand items a second say nothing of jobs that take their time."""
+    gate = asyncio.Event()
+
+    async def single() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gate.wait(), 0.2)
+
+    async def many(items: list[Any]) -> None:
+        """Be quick."""
+
+    bench.app.task(name="single")(single)
+    bench.app.batch_task(name="many", max_size=50, linger_s=0.0)(many)
+    rows = [
+        {"name": "single"} if n % 4 == 0 else {"name": "many", "payload": n} for n in range(4_000)
+    ]
+    await bench.app.client.submit_many(rows)
+    worker = await bench.worker(worker_concurrency=4)
+    worker.slot.lease_until_ns = SYSTEM_CLOCK.boot_ns() + 60_000_000_000
+    most = 0
+
+    async def some_done() -> bool:
+        nonlocal most
+        most = max(most, len(worker.worker._loop_lane.waiting))
+        return worker.worker._outcomes.completed >= 500
+
+    await until(some_done, within_s=30)
+    gate.set()
+    await bench.idle()
+    assert most < 100
+
+
 # --- the gate -------------------------------------------------------------------------------------
 
 

@@ -266,6 +266,29 @@ def test_a_pace_rises_at_once_and_falls_slowly() -> None:
     assert pace.per_s == pytest.approx(0)
 
 
+def test_jobs_that_end_together_are_not_short() -> None:
+    """Their time began when the last ones ended, or when somebody was at work again."""
+    pace = Pace(0.0)
+    for look in range(1, 16):
+        pace.saw(0, look * 0.05, busy=10)
+    pace.saw(10, 0.8, busy=0)  # all at once, 0.05 s after the last look
+    assert pace.per_s == pytest.approx(10 / 0.8 / 2)
+    pace.saw(10, 10.0, busy=0)
+    assert pace.per_s == 0
+    pace.saw(20, 10.1, busy=10)
+    assert pace.per_s == pytest.approx(50), "the time at rest is no job's"
+
+
+def test_a_pace_is_no_more_than_those_at_work_allow() -> None:
+    """While none of four ends for two seconds, no more than two a second do."""
+    pace = Pace(0.0)
+    pace.saw(1_000, 0.1)
+    pace.saw(1_000, 2.1, busy=4)
+    assert pace.per_s == pytest.approx(2)
+    pace.saw(1_004, 4.1, busy=4)
+    assert pace.per_s == pytest.approx(1), "the four took all that time"
+
+
 def test_notes_of_a_bunch_are_lent_and_returned() -> None:
     """No item takes none; more items than room leave the last ones unwritten."""
     table = Table.create(1, 6)
