@@ -40,9 +40,19 @@ DENIED_WINDOW_S: Final = 2.0
 BACKOFF_BASE_S: Final = 0.05
 BACKOFF_CAP_S: Final = 2.0
 
+_BLOCK_BYTES: Final = 8 << 20
 _CALLS_PER_WRITE: Final = 256  # bounds the copy that joining makes, and what leaves once it is full
 _LOOK_S: Final = 0.5  # how often a silent server is looked after, where another may follow it
 _SILENT_S: Final = 1.0
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep 16 MiB of freed memory, not only twice the largest block freed so far.
+
+    Four calls of 500 jobs need 9.4 MB for a moment; given back and faulted in again each time, that
+    took 2,300 page faults and 1.9 of 4.9 us a job. Elsewhere this is a block that comes and goes.
+    """
+    bytes(_BLOCK_BYTES)
 
 
 class Transport:
@@ -87,6 +97,7 @@ class Transport:
             FieldError: The URL is wrong.
             RuntimeError: No event loop is running.
         """
+        _keep_freed_memory()
         self._address = parse_url(url) if isinstance(url, str) else url
         self._client_name = client_name
         self._reply_timeout_s = reply_timeout_s
