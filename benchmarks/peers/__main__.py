@@ -70,6 +70,8 @@ def main(  # noqa: PLR0913 - one a flag
     as_json: bool,
 ) -> None:
     """Measure the peers side by side; the first run installs them, below build/peers."""
+    if readme and (only or measure):
+        raise click.UsageError("--readme wants a whole run")
     peers: list[Peer] = _picked(only, {peer.key: peer for peer in PEERS}, "--only")
     measures: list[Measure] = _picked(measure, MEASURES, "--measure")
     peers = [peer for peer in peers if _is_installed(peer)]
