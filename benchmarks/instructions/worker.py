@@ -47,7 +47,7 @@ def _working(app: Bananas, begun: Callable[[], int]) -> Piece:
         worker = _worker(app, batches[:count])
         # its pace is a matter of time, and so is what it gives back for being slow
         worker._fetcher._appetite = lambda: BATCH  # noqa: SLF001
-        worker._room.take_stuck = lambda _: []  # type: ignore[method-assign] # noqa: SLF001
+        worker._room.take_stuck = lambda _: []  # type: ignore[method-assign, assignment] # noqa: SLF001
         await worker.start()
         while begun() < count * BATCH or worker._settler.requests:  # noqa: ASYNC110, SLF001 - no event
             await asyncio.sleep(0)
