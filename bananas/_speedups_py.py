@@ -15,8 +15,6 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-import hiredis
-
 # In the order of `scan_record`'s result; `Job` names them.
 ScannedRecord: TypeAlias = tuple[
     str,  # id
@@ -571,6 +569,8 @@ def split_lines(buffer: bytes) -> tuple[list[bytes], bytes]:
 
 def pack_command(words: tuple[bytes | str | int | float, ...]) -> bytes:
     """Write a command as the server reads it; see `_speedups.pyi`."""
+    import hiredis  # noqa: PLC0415 - by who packs something: the package is imported without it, too
+
     try:
         # The stub of hiredis asks for a tuple of exactly one item.
         data: bytes = cast("Any", hiredis).pack_command(words)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workbench import Running
 
 NORMAL = place("normal")
-WAITING = {"waits0", "waits1", "waits2"}
+WAITING = {f"waits{n}" for n in range(6)}  # more than a worker holds ahead by calls of one job
 
 FIXED: dict[str, Callable[[Keys], str]] = {
     "waiting": lambda keys: keys.waiting(NORMAL),
@@ -76,8 +76,8 @@ class Scenery:
         await bench.status(failed.id, "failed")
         await held.enqueue()
         await until(lambda: "held" in self.ran)
-        for n in range(3):
-            await good.enqueue(name=f"waits{n}")
+        for name in sorted(WAITING):
+            await good.enqueue(name=name)
         gone = await good.enqueue(name="cancelled")
         await gone.cancel()
         await good.options(delay_s=600).enqueue(name="later")
