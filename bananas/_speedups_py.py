@@ -64,8 +64,8 @@ class Run(Protocol):
         self,
         lease: Any,  # noqa: ANN401 - the core knows nothing of what it holds
         job_id: bytes,
-        job: Any,  # noqa: ANN401
-        definition: Any,  # noqa: ANN401
+        job: Any,  # noqa: ANN401 - a type of the caller's
+        definition: Any,  # noqa: ANN401 - a type of the caller's
         limit_s: float,
     ) -> None:
         """Hold what a run needs."""

@@ -46,8 +46,8 @@ def _working(app: Bananas, begun: Callable[[], int]) -> Piece:
     async def run(count: int) -> None:
         worker = _worker(app, batches[:count])
         # its pace is a matter of time, and so is what it gives back for being slow
-        worker._fetcher._appetite = lambda: BATCH  # noqa: SLF001
-        worker._room.take_stuck = lambda _: []  # type: ignore[method-assign, assignment] # noqa: SLF001
+        worker._fetcher._appetite = lambda: BATCH  # noqa: SLF001 - it has no knob
+        worker._room.take_stuck = lambda _: []  # type: ignore[method-assign, assignment]  # noqa: SLF001 - nor has it
         await worker.start()
         while begun() < count * BATCH or worker._settler.requests:  # noqa: ASYNC110, SLF001 - no event
             await asyncio.sleep(0)

@@ -102,7 +102,7 @@ async def test_the_failure_of_a_call_without_a_caller_is_nobodys() -> None:
         called.set()
         raise BrokerFullError("enqueue", "planted")
 
-    scene.producer._broker.enqueue = refuse  # type: ignore[method-assign]
+    scene.producer._broker.enqueue = refuse  # type: ignore[method-assign]  # a stand-in
     loop = asyncio.get_running_loop()
     unheard: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: unheard.append(context))
