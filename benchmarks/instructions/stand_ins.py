@@ -46,7 +46,7 @@ class Answering:
     async def close(self) -> None:
         """Have nothing to close."""
 
-    async def command(self, *_words: object, **_options: object) -> Any:  # noqa: ANN401 - never
+    async def command(self, *_words: object, **_options: object) -> Any:  # noqa: ANN401 - it never answers
         """Wait for ever."""
         return await asyncio.get_running_loop().create_future()
 
